@@ -1,0 +1,122 @@
+"""The exceptions of the library, all under one root.
+
+    AutoclaveError
+    ├── InputError (also ValueError)      the caller gave something that cannot work
+    │   ├── DataError                     a dataset broke a rule; carries every issue with its line
+    │   ├── ModelError                    a base or adapter folder is missing something or unsupported
+    │   │   ├── BaseMismatchError         the adapter belongs to another base
+    │   │   └── UnsupportedAdapterError   an adapter type whose pruning is not defined
+    │   └── JudgeError                    an unknown judge, or one that cannot judge this prompt
+    ├── NonFiniteLossError                training diverged; carries the step
+    ├── SafetyGateError                   no strength met the gate; carries the frontier
+    └── CancelledError                    the caller asked to stop
+
+`code` is the stable name that the service puts on the wire and the CLI prints. Every exception
+can be pickled (arguments are plain data), because it may cross a process border.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+class AutoclaveError(Exception):
+    code: ClassVar[str] = "internal_error"
+
+
+class InputError(AutoclaveError, ValueError):
+    code: ClassVar[str] = "invalid_input"
+
+
+@dataclass(frozen=True)
+class DataIssue:
+    """One broken rule in one line of a dataset.
+
+    `line` counts from 1 as editors do; 0 means the file as a whole. `pointer` is an RFC 6901
+    JSON pointer into that line ("" is the whole line).
+    """
+
+    line: int
+    pointer: str
+    rule: str
+    message: str
+    fix: str
+
+    def __str__(self) -> str:
+        where = f"line {self.line}" if self.line else "file"
+        at = f" at {self.pointer}" if self.pointer else ""
+        return f"{where}{at}: {self.message} [{self.rule}] {self.fix}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class DataError(InputError):
+    """A dataset broke one or more rules. `issues` holds the first ones, `num_issues` counts all."""
+
+    code: ClassVar[str] = "invalid_training_file"
+
+    def __init__(self, issues: list[DataIssue], num_issues: int | None = None, source: str = "") -> None:
+        assert issues, "a DataError needs at least one issue"
+        super().__init__(issues, num_issues, source)
+        self.issues = issues
+        self.num_issues = len(issues) if num_issues is None else num_issues
+        self.source = source
+
+    def __str__(self) -> str:
+        shown = "; ".join(str(issue) for issue in self.issues[:3])
+        more = f" (and {self.num_issues - 3} more)" if self.num_issues > 3 else ""
+        prefix = f"{self.source}: " if self.source else ""
+        return f"{prefix}{shown}{more}"
+
+
+class ModelError(InputError):
+    code: ClassVar[str] = "invalid_model"
+
+
+class BaseMismatchError(ModelError):
+    code: ClassVar[str] = "base_mismatch"
+
+
+class UnsupportedAdapterError(ModelError):
+    code: ClassVar[str] = "unsupported_adapter"
+
+
+class JudgeError(InputError):
+    code: ClassVar[str] = "invalid_judge"
+
+
+class NonFiniteLossError(AutoclaveError):
+    """The loss or gradient norm became NaN or infinite at `step` (counted from 1)."""
+
+    code: ClassVar[str] = "non_finite_loss"
+
+    def __init__(self, step: int, loss: float) -> None:
+        super().__init__(step, loss)
+        self.step = step
+        self.loss = loss
+
+    def __str__(self) -> str:
+        return (
+            f"the loss became {self.loss} at step {self.step}; nothing was saved from that step on. "
+            "Lower the learning rate, or check the data for broken rows."
+        )
+
+
+class SafetyGateError(AutoclaveError):
+    """No candidate strength met the gate. `frontier` lists what each candidate measured."""
+
+    code: ClassVar[str] = "safety_gate_failed"
+
+    def __init__(self, reason: str, frontier: list[dict[str, Any]]) -> None:
+        super().__init__(reason, frontier)
+        self.reason = reason
+        self.frontier = frontier
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class CancelledError(AutoclaveError):
+    code: ClassVar[str] = "cancelled"

@@ -1,0 +1,44 @@
+"""SHA-256 of files and of model folders, to say exactly which base, adapter or dataset was used."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+# What decides how a base behaves here. Left out: README, generation_config.json (answers are always
+# generated greedily by our own loop) and anything else a download may leave in the folder.
+BASE_PATTERNS = (
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+ADAPTER_PATTERNS = ("adapter_config.json", "adapter_model.safetensors")
+
+
+def file_sha256(path: str | Path) -> str:
+    """Lower-case hex digest, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_sha256(path: str | Path, patterns: tuple[str, ...] = BASE_PATTERNS) -> str:
+    """Digest over the sorted lines `<sha256>  <name>` (the format of sha256sum) of the files directly
+    in the folder that match a pattern. Independent of file times and of the order on disk.
+
+    Raises FileNotFoundError if no file matches, because the digest of nothing proves nothing.
+    """
+    files = {file for pattern in patterns for file in Path(path).glob(pattern) if file.is_file()}
+    if not files:
+        raise FileNotFoundError(f"{path}: none of {', '.join(patterns)} is there")
+    lines = "".join(f"{file_sha256(file)}  {file.name}\n" for file in sorted(files, key=lambda f: f.name))
+    return hashlib.sha256(lines.encode()).hexdigest()

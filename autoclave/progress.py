@@ -1,0 +1,33 @@
+"""What a long-running part reports while it works, and how it is told to stop.
+
+Every long function of the library takes an optional `on_progress` callback. It is called at step
+boundaries only, so a callback that raises `CancelledError` stops the work in a clean place; the
+exception reaches the caller unchanged. No display here: see `progress_bar.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One report. `step` of `total_steps` are done; `seconds_remaining` is measured, never guessed
+    from a model: None until there is something to measure."""
+
+    stage: str
+    step: int
+    total_steps: int
+    loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    seconds_remaining: float | None = None
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def seconds_remaining(elapsed_seconds: float, steps_done: int, steps_left: int) -> float | None:
+    """Linear estimate from the steps done in this run; None before the first one."""
+    return None if steps_done <= 0 else elapsed_seconds / steps_done * steps_left

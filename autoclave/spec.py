@@ -1,0 +1,106 @@
+"""Every hyper-parameter of a job with its default and bounds, once.
+
+The command line, the API and the worker all build these models, so a value is refused in the
+same words wherever it enters. Torch-free: the API process imports it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+Percent = Annotated[float, Field(ge=0.0, le=100.0)]
+
+ATTENTION_QKV = ("q_proj", "k_proj", "v_proj")
+
+
+class Spec(BaseModel):
+    """Immutable, and an unknown field is an error: a typo must never pass as a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LoraSpec(Spec):
+    """Shape of the user's adapter.
+
+    `target_modules` are the last parts of module names, or "all-linear" for every linear layer
+    except the output head. The default is the paper's choice (q, k, v; method of arXiv 2408.09600);
+    the rank is not (the paper uses 256): 16 is what adapter servers load without a flag.
+    """
+
+    r: int = Field(default=16, ge=1, le=512)
+    lora_alpha: float = Field(default=32.0, gt=0)
+    lora_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    target_modules: tuple[str, ...] | Literal["all-linear"] = ATTENTION_QKV
+
+
+class TrainSpec(Spec):
+    """One run of supervised fine-tuning. `batch_size` counts conversations per optimiser step;
+    `micro_batch_tokens` bounds padded tokens per forward pass and changes memory, not results."""
+
+    n_epochs: int = Field(default=3, ge=1, le=50)
+    batch_size: int = Field(default=16, ge=1, le=256)
+    learning_rate: float = Field(default=5e-4, gt=0, le=1.0)
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup_ratio: float = Field(default=0.03, ge=0.0, le=1.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_seq_length: int = Field(default=2048, ge=8)
+    too_long: Literal["truncate", "refuse"] = "truncate"
+    micro_batch_tokens: int = Field(default=8192, ge=64)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+
+
+class SanitizeSpec(Spec):
+    """`alphas` are the candidate pruned fractions, weakest first; the search takes the first that
+    meets the gate (design decision: strength is searched, a fixed alpha can ruin a task)."""
+
+    method: Literal["antidote"] = "antidote"
+    alphas: tuple[Fraction, ...] = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> SanitizeSpec:
+        if not self.alphas or list(self.alphas) != sorted(set(self.alphas)):
+            raise ValueError(f"alphas must be a non-empty ascending list without repeats, got {self.alphas}")
+        return self
+
+
+class EvaluateSpec(Spec):
+    max_new_tokens: int = Field(default=64, ge=1, le=4096)
+    max_prompts: int = Field(default=1000, ge=1)
+    batch_tokens: int = Field(default=16384, ge=64)
+
+
+class GateSpec(Spec):
+    """Highest harmful score allowed after sanitising, and the largest loss of utility (points of
+    exact-answer accuracy, before minus after) allowed; both in percent. None: not gated."""
+
+    max_harmful_score: Percent = 20.0
+    max_utility_loss: Percent | None = None
+
+
+class SafetyProfile(Spec):
+    """What an operator decides once per base: where harm is learned, measured and gated.
+
+    File fields are paths readable by the worker. `harmful_eval` must come from another source than
+    `realign`. `utility_eval` is used for jobs that bring no validation file. `judge` is a name for
+    `autoclave.evaluation.judges.load_judge`.
+    """
+
+    version: str
+    realign: str
+    harmful_eval: str
+    utility_eval: str | None = None
+    judge: str
+    sanitize: SanitizeSpec = SanitizeSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    gate: GateSpec = GateSpec()
+
+
+class JobSpec(Spec):
+    """What a job runs with, resolved ("auto" replaced by numbers) when the job is created."""
+
+    lora: LoraSpec = LoraSpec()
+    train: TrainSpec = TrainSpec()

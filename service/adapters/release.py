@@ -1,0 +1,64 @@
+"""The only way an adapter becomes downloadable: the last transaction of a job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service import ids
+from service.jobs.events import add_event
+from service.jobs.lease import Claim
+from service.jobs.states import Stage, Status
+from service.jobs.transitions import move
+from service.models import Adapter, Job
+
+
+def release(
+    session: Session,
+    claim: Claim,
+    *,
+    model_id: str,
+    storage_key: str,
+    num_bytes: int,
+    sha256: str,
+    safety_report: dict[str, Any],
+    now: float,
+) -> Adapter:
+    """Insert the adapter and end the job as succeeded, both or neither.
+
+    The transition table lets only (running, publish) through, which is reached only over sanitize
+    and evaluate. Raises LeaseLostError for a worker that no longer owns the job.
+    """
+    job = session.scalars(select(Job).where(Job.id == claim.job_id)).one()
+    missing = {Stage.SANITIZE.value, Stage.EVALUATE.value} - job.stage_outputs.keys()
+    assert not missing, f"{job.id} reached publish without finishing {sorted(missing)}"
+    adapter = Adapter(
+        model_id=model_id,
+        job_id=job.id,
+        project_id=job.project_id,
+        organization_id=job.organization_id,
+        base_id=job.base_id,
+        storage_key=storage_key,
+        bytes=num_bytes,
+        sha256=sha256,
+        created_at=now,
+    )
+    session.add(adapter)
+    add_event(session, job.id, f"New fine-tuned model created: {model_id}", now=now)
+    move(
+        session,
+        job.id,
+        (Status.SUCCEEDED, Stage.PUBLISH),
+        message="The job has successfully completed",
+        data={"fine_tuned_model": model_id},
+        now=now,
+        fencing_number=claim.fencing_number,
+        values={"safety_report": safety_report, "progress": None},
+    )
+    return adapter
+
+
+def new_model_id(job: Job) -> str:
+    return ids.fine_tuned_model_id(job.base_id, job.organization_id, job.suffix)

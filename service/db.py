@@ -1,0 +1,80 @@
+"""Sessions on SQLite or PostgreSQL. One request, or one worker step, is one transaction.
+
+`Database.transaction()` commits when its block ends and rolls back on an exception; nothing else
+in the code base commits. `Database.snapshot()` is for reading: it always rolls back.
+
+On SQLite every writing transaction takes the write lock when it begins (BEGIN IMMEDIATE): a
+transaction that reads first and writes later would otherwise fail with SQLITE_BUSY at the write,
+which no busy timeout helps against, because its snapshot is already stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
+
+_WRITE_OPTION = "autoclave_write"
+
+
+def engine_from_url(url: str) -> Engine:
+    """A synchronous engine. Raises ValueError for any other database than the two supported."""
+    parsed = make_url(url)
+    backend = parsed.get_backend_name()
+    if backend == "postgresql":
+        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+    if backend != "sqlite":
+        raise ValueError(
+            f"DATABASE_URL: {backend!r} is not supported; use sqlite:////path.db or postgresql://..."
+        )
+    if parsed.database in (None, "", ":memory:"):
+        raise ValueError("DATABASE_URL: SQLite needs a file that API and worker can share, not memory")
+    engine = create_engine(parsed, connect_args={"timeout": 30})
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
+    # The driver would open transactions by its own rules; "begin" below does it instead.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA busy_timeout = 30000")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get(_WRITE_OPTION, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+class Database:
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._writer = engine.execution_options(**{_WRITE_OPTION: True})
+
+    @classmethod
+    def from_url(cls, url: str) -> Database:
+        return cls(engine_from_url(url))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        # Objects stay readable after the commit: a handler builds its response from them.
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        with Session(self.engine, autoflush=False) as session:
+            yield session
+
+    def close(self) -> None:
+        self.engine.dispose()

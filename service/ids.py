@@ -1,0 +1,46 @@
+"""Identifiers as OpenAI's clients know them: a prefix and 128 random bits or more."""
+
+from __future__ import annotations
+
+import secrets
+import string
+
+_ALPHABET = string.ascii_letters + string.digits
+_LENGTH = 24  # 62**24 is about 2**142
+
+
+def _random() -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH))
+
+
+def organization_id() -> str:
+    return f"org-{_random()}"
+
+
+def project_id() -> str:
+    return f"proj_{_random()}"
+
+
+def api_key_id() -> str:
+    return f"key_{_random()}"
+
+
+def file_id() -> str:
+    return f"file-{_random()}"
+
+
+def job_id() -> str:
+    return f"ftjob-{_random()}"
+
+
+def event_id() -> str:
+    return f"ftevent-{_random()}"
+
+
+def request_id() -> str:
+    return f"req_{_random()}"
+
+
+def fine_tuned_model_id(base: str, organization: str, suffix: str | None) -> str:
+    """`ft:<base>:<organization>:<suffix>:<random>`, the form of OpenAI's own names."""
+    return f"ft:{base}:{organization}:{suffix or ''}:{_random()[:8]}"

@@ -1,0 +1,36 @@
+"""The job's log as its owner sees it. Every change of state writes one event, in its transaction."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from sqlalchemy.orm import Session
+
+from service import ids
+from service.models import JobEvent
+
+Level = Literal["info", "warn", "error"]
+
+
+def add_event(
+    session: Session,
+    job_id: str,
+    message: str,
+    *,
+    now: float,
+    level: Level = "info",
+    type: Literal["message", "metrics"] = "message",
+    data: dict[str, Any] | None = None,
+) -> JobEvent:
+    event = JobEvent(
+        id=ids.event_id(),
+        job_id=job_id,
+        created_at=now,
+        level=level,
+        type=type,
+        message=message,
+        data=data,
+    )
+    session.add(event)
+    session.flush()
+    return event

@@ -1,0 +1,175 @@
+"""Who may work on a job: claims, leases and fencing numbers.
+
+A claim is one UPDATE, so of any number of workers that heard the doorbell exactly one gets the
+job, and it bumps the fencing number. Every later write of that worker carries the number; once
+another claim bumped it, the old worker's writes touch no row (LeaseLostError).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from service import outbox
+from service.jobs.events import add_event
+from service.jobs.states import Stage, Status, next_stage
+from service.jobs.transitions import LeaseLostError, fail, move
+from service.models import Job
+
+
+@dataclass(frozen=True)
+class Claim:
+    job_id: str
+    owner: str
+    fencing_number: int
+    stage: Stage
+    attempt: int
+
+
+def claim(
+    session: Session, job_id: str, *, owner: str, ttl_seconds: float, max_attempts: int, now: float
+) -> Claim | None:
+    """Take the job if it is queued. None: somebody else has it, it ended, or a cancel came first."""
+    row = session.execute(
+        update(Job)
+        .where(
+            Job.id == job_id,
+            Job.status == Status.QUEUED.value,
+            Job.cancel_requested_at.is_(None),
+            Job.attempt_count < max_attempts,
+        )
+        .values(
+            status=Status.RUNNING.value,
+            lease_owner=owner,
+            lease_expires_at=now + ttl_seconds,
+            fencing_number=Job.fencing_number + 1,
+            attempt_count=Job.attempt_count + 1,
+            progress=None,
+        )
+        .returning(Job.fencing_number, Job.stage, Job.attempt_count)
+    ).first()
+    if row is None:
+        return None
+    fencing_number, stage, attempt = row
+    session.execute(update(Job).where(Job.id == job_id, Job.started_at.is_(None)).values(started_at=now))
+    text = "Fine-tuning job started" if attempt == 1 else f"Fine-tuning job resumed at stage {stage}"
+    add_event(session, job_id, text, now=now, data={"attempt": attempt, "stage": stage})
+    return Claim(job_id, owner, fencing_number, Stage(stage), attempt)
+
+
+def write(session: Session, claim: Claim, **values: Any) -> None:
+    """Change columns of a job one owns. Raises LeaseLostError if one does not any more."""
+    row = session.execute(
+        update(Job)
+        .where(
+            Job.id == claim.job_id,
+            Job.fencing_number == claim.fencing_number,
+            Job.status == Status.RUNNING.value,
+        )
+        .values(**values)
+        .returning(Job.id)
+    ).first()
+    if row is None:
+        raise LeaseLostError(f"{claim.job_id}: fencing number {claim.fencing_number} is no longer current")
+
+
+def heartbeat(session: Session, claim: Claim, *, ttl_seconds: float, now: float) -> bool:
+    """Extend the lease; True if a cancel was asked for. Raises LeaseLostError."""
+    write(session, claim, lease_expires_at=now + ttl_seconds)
+    asked = session.scalar(select(Job.cancel_requested_at).where(Job.id == claim.job_id))
+    return asked is not None
+
+
+def finish_stage(
+    session: Session, claim: Claim, stage: Stage, *, output: dict[str, Any], now: float, **values: Any
+) -> None:
+    """Record the stage's completion marker and move on to the next stage. Not for `publish`, whose
+    end is the release itself (`service.adapters`)."""
+    following = next_stage(stage)
+    assert following is not None, "publish ends with the release of the adapter"
+    outputs = session.scalars(select(Job.stage_outputs).where(Job.id == claim.job_id)).one()
+    move(
+        session,
+        claim.job_id,
+        (Status.RUNNING, following),
+        message=f"Stage {stage.value} finished, {following.value} started",
+        data={"stage": following.value},
+        now=now,
+        fencing_number=claim.fencing_number,
+        values={"stage_outputs": {**outputs, stage.value: output}, "progress": None, **values},
+    )
+
+
+def hand_back(
+    session: Session, claim: Claim, *, reason: str, now: float, count_attempt: bool = True, **values: Any
+) -> None:
+    """Return a job to the queue with what was finished so far, and ring for another worker."""
+    stage = Stage(session.scalars(select(Job.stage).where(Job.id == claim.job_id)).one())
+    if not count_attempt:
+        values["attempt_count"] = claim.attempt - 1
+    move(
+        session,
+        claim.job_id,
+        (Status.QUEUED, stage),
+        message=f"Back in the queue: {reason}",
+        level="warn",
+        now=now,
+        fencing_number=claim.fencing_number,
+        values=values,
+    )
+    outbox.enqueue(session, claim.job_id, now=now)
+
+
+def expired(session: Session, *, now: float, limit: int = 100) -> list[Job]:
+    query = (
+        select(Job)
+        .where(Job.status == Status.RUNNING.value, Job.lease_expires_at < now)
+        .order_by(Job.lease_expires_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return list(session.scalars(query))
+
+
+def reap(session: Session, job: Job, *, max_attempts: int, now: float) -> None:
+    """End the lease of a silent worker: cancelled if that was asked for, back to the queue while
+    attempts are left, else failed with `worker_lost`."""
+    stage = Stage(job.stage)
+    if job.cancel_requested_at is not None:
+        move(
+            session,
+            job.id,
+            (Status.CANCELLED, stage),
+            message="The job was cancelled; its worker was lost",
+            now=now,
+            fencing_number=job.fencing_number,
+            only_from=Status.RUNNING,
+        )
+    elif job.attempt_count >= max_attempts:
+        fail(
+            session,
+            job.id,
+            stage,
+            code="worker_lost",
+            message=f"its worker disappeared {job.attempt_count} times, last in stage {stage.value}",
+            param=None,
+            now=now,
+            fencing_number=job.fencing_number,
+        )
+    else:
+        lost = Claim(job.id, job.lease_owner or "", job.fencing_number, stage, job.attempt_count)
+        hand_back(session, lost, reason="its worker stopped answering", now=now)
+
+
+def silent(session: Session, *, rung_before: float, limit: int = 100) -> list[str]:
+    """Queued jobs whose doorbell brought nobody: the message was lost, or the broker was."""
+    query = (
+        select(Job.id)
+        .where(Job.status == Status.QUEUED.value, Job.rung_at < rung_before)
+        .order_by(Job.rung_at)
+        .limit(limit)
+    )
+    return list(session.scalars(query))

@@ -1,0 +1,64 @@
+"""What a job can be, and what it can become: plain data.
+
+A state is a pair (status, stage). The statuses are OpenAI's six; a client in strict mode accepts
+no other. The stages are ours. Sanitising and evaluating are mandatory by construction: the only
+edge into `succeeded` starts at (running, publish), and a stage is entered only from the one
+before it. `tests/service/jobs/test_states.py` enumerates the paths.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    VALIDATING_FILES = "validating_files"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Stage(StrEnum):
+    PREPARE = "prepare"
+    TRAIN = "train"
+    SANITIZE = "sanitize"
+    EVALUATE = "evaluate"
+    PUBLISH = "publish"
+
+
+State = tuple[Status, Stage]
+
+STAGES: tuple[Stage, ...] = tuple(Stage)
+TERMINAL: frozenset[Status] = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
+FIRST: State = (Status.VALIDATING_FILES, Stage.PREPARE)
+
+
+def next_stage(stage: Stage) -> Stage | None:
+    position = STAGES.index(stage)
+    return STAGES[position + 1] if position + 1 < len(STAGES) else None
+
+
+def _transitions() -> dict[State, frozenset[State]]:
+    table: dict[State, frozenset[State]] = {
+        FIRST: frozenset(
+            {
+                (Status.QUEUED, Stage.PREPARE),
+                (Status.FAILED, Stage.PREPARE),
+                (Status.CANCELLED, Stage.PREPARE),
+            }
+        )
+    }
+    for stage in STAGES:
+        ends = {(Status.FAILED, stage), (Status.CANCELLED, stage)}
+        table[(Status.QUEUED, stage)] = frozenset({(Status.RUNNING, stage), *ends})
+        # Back to the queue: the worker was lost or drained; the next one goes on at this stage.
+        onward: set[State] = {(Status.QUEUED, stage), *ends}
+        following = next_stage(stage)
+        onward.add((Status.RUNNING, following) if following else (Status.SUCCEEDED, stage))
+        table[(Status.RUNNING, stage)] = frozenset(onward)
+    return table
+
+
+TRANSITIONS: dict[State, frozenset[State]] = _transitions()

@@ -1,0 +1,94 @@
+"""The one function that changes a job's state.
+
+The change is guarded in the WHERE clause, not in Python: the row must still be in a state from
+which the table allows the move and, for a worker, still carry its fencing number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import and_, or_, update
+from sqlalchemy.orm import Session
+
+from service.jobs.events import Level, add_event
+from service.jobs.states import TERMINAL, TRANSITIONS, Stage, State, Status
+from service.models import Job
+
+
+class IllegalTransitionError(RuntimeError):
+    """The job is not (or no longer) in a state that allows this move."""
+
+
+class LeaseLostError(RuntimeError):
+    """Another worker owns the job now, or it was ended: this worker must stop and write nothing."""
+
+
+def sources(target: State) -> list[State]:
+    return [state for state, targets in TRANSITIONS.items() if target in targets]
+
+
+def move(
+    session: Session,
+    job_id: str,
+    target: State,
+    *,
+    message: str,
+    now: float,
+    level: Level = "info",
+    data: dict[str, Any] | None = None,
+    fencing_number: int | None = None,
+    only_from: Status | None = None,
+    values: dict[str, Any] | None = None,
+) -> None:
+    """Move one job to `target` and write the event.
+
+    A move out of `running` gives up the lease, and one into a terminal status sets `finished_at`.
+    Raises LeaseLostError if `fencing_number` is given and no longer current, IllegalTransitionError
+    if no edge leads from the job's state (restricted to status `only_from`) to `target`.
+    """
+    status, stage = target
+    allowed = [state for state in sources(target) if only_from in (None, state[0])]
+    assert allowed, f"no edge of the transition table leads to {target}"
+    guard = [
+        Job.id == job_id,
+        or_(*(and_(Job.status == source, Job.stage == at) for source, at in allowed)),
+    ]
+    if fencing_number is not None:
+        guard.append(Job.fencing_number == fencing_number)
+    changes: dict[str, Any] = {"status": status.value, "stage": stage.value, **(values or {})}
+    if status is not Status.RUNNING:
+        changes |= {"lease_owner": None, "lease_expires_at": None}
+    if status in TERMINAL:
+        changes["finished_at"] = now
+    moved = session.execute(update(Job).where(*guard).values(**changes).returning(Job.id)).first()
+    if moved is None:
+        if fencing_number is not None:
+            raise LeaseLostError(f"{job_id}: fencing number {fencing_number} is no longer current")
+        raise IllegalTransitionError(f"{job_id} cannot become {status.value} at {stage.value} now")
+    add_event(session, job_id, message, now=now, level=level, data=data)
+
+
+def fail(
+    session: Session,
+    job_id: str,
+    stage: Stage,
+    *,
+    code: str,
+    message: str,
+    param: str | None,
+    now: float,
+    fencing_number: int | None = None,
+    values: dict[str, Any] | None = None,
+) -> None:
+    move(
+        session,
+        job_id,
+        (Status.FAILED, stage),
+        message=f"The job failed: {message}",
+        level="error",
+        data={"code": code},
+        now=now,
+        fencing_number=fencing_number,
+        values={"error_code": code, "error_message": message, "error_param": param, **(values or {})},
+    )

@@ -1,0 +1,202 @@
+"""The tables. Queries live in each noun's `repository.py`; this file holds no behaviour.
+
+Times are seconds since the epoch as floats: the same on SQLite and PostgreSQL, and what OpenAI's
+wire format wants.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, MetaData, String, Text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class Table(DeclarativeBase):
+    # Named constraints: SQLite's batch migrations can only drop what has a name.
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {float: Float(53), dict[str, Any]: Json, list[Any]: Json}  # noqa: RUF012
+
+
+class Organization(Table):
+    __tablename__ = "organizations"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(255))
+    created_at: Mapped[float]
+
+
+class Project(Table):
+    __tablename__ = "projects"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
+    name: Mapped[str] = mapped_column(String(255))
+    created_at: Mapped[float]
+
+
+class ApiKey(Table):
+    """The secret itself is never stored: `secret_sha256` is enough to recognise 256 random bits."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    name: Mapped[str] = mapped_column(String(255))
+    prefix: Mapped[str] = mapped_column(String(16))
+    """First characters of the key, to tell keys apart in lists and logs."""
+    secret_sha256: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[float]
+    last_used_at: Mapped[float | None]
+    revoked_at: Mapped[float | None]
+
+
+class AlignedBase(Table):
+    """A base model that an operator registered. Adapters are valid only on exactly this hash."""
+
+    __tablename__ = "aligned_bases"
+
+    id: Mapped[str] = mapped_column(String(255), primary_key=True)
+    """What clients send as `model`; may contain slashes."""
+    revision: Mapped[str] = mapped_column(String(255))
+    path: Mapped[str] = mapped_column(Text)
+    """Folder on the workers; never shown to tenants."""
+    sha256: Mapped[str] = mapped_column(String(64))
+    alignment_method: Mapped[str] = mapped_column(String(64))
+    default_spec: Mapped[dict[str, Any]]
+    """`JobSpec` that "auto" hyper-parameters resolve to on this base."""
+    safety_profile: Mapped[dict[str, Any]]
+    """`SafetyProfile`; operator data, never shown to tenants."""
+    created_at: Mapped[float]
+    retired_at: Mapped[float | None]
+
+
+class File(Table):
+    __tablename__ = "files"
+    __table_args__ = (Index("ix_files_listing", "project_id", "created_at", "id"),)
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    filename: Mapped[str] = mapped_column(String(1024))
+    """For display only: storage keys are made of ids."""
+    purpose: Mapped[str] = mapped_column(String(32))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    storage_key: Mapped[str] = mapped_column(String(255))
+    status: Mapped[str] = mapped_column(String(16))
+    num_examples: Mapped[int | None]
+    created_at: Mapped[float]
+    deleted_at: Mapped[float | None]
+    """Set when the bytes are gone; the row stays for jobs that name the file."""
+
+
+class Job(Table):
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_listing", "project_id", "created_at", "id"),
+        Index("ix_jobs_leases", "status", "lease_expires_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    base_id: Mapped[str] = mapped_column(ForeignKey("aligned_bases.id"))
+    base_sha256: Mapped[str] = mapped_column(String(64))
+    training_file_id: Mapped[str] = mapped_column(ForeignKey("files.id"))
+    validation_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
+    suffix: Mapped[str | None] = mapped_column(String(64))
+    seed: Mapped[int] = mapped_column(BigInteger)
+    method: Mapped[dict[str, Any]]
+    """As the client sent it, or filled in; what the API shows."""
+    hyperparameters: Mapped[dict[str, Any]]
+    spec: Mapped[dict[str, Any]]
+    """Resolved `JobSpec`: what the worker runs."""
+    safety_profile: Mapped[dict[str, Any]]
+    """The base's profile at creation: a later change of the base does not reach this job."""
+    user_metadata: Mapped[dict[str, Any] | None] = mapped_column("metadata", Json)
+    created_at: Mapped[float]
+
+    status: Mapped[str] = mapped_column(String(16))
+    stage: Mapped[str] = mapped_column(String(16))
+    started_at: Mapped[float | None]
+    finished_at: Mapped[float | None]
+    cancel_requested_at: Mapped[float | None]
+    error_code: Mapped[str | None] = mapped_column(String(64))
+    error_message: Mapped[str | None] = mapped_column(Text)
+    error_param: Mapped[str | None] = mapped_column(String(64))
+
+    lease_owner: Mapped[str | None] = mapped_column(String(255))
+    lease_expires_at: Mapped[float | None]
+    fencing_number: Mapped[int] = mapped_column(BigInteger, default=0)
+    attempt_count: Mapped[int] = mapped_column(Integer, default=0)
+    rung_at: Mapped[float | None]
+    """When a message for this job was last put into the outbox."""
+
+    progress: Mapped[dict[str, Any] | None]
+    stage_outputs: Mapped[dict[str, Any]] = mapped_column(Json, default=dict)
+    """Completion marker per stage, written with the fencing number: what a resuming attempt trusts."""
+    checkpoint: Mapped[dict[str, Any] | None]
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    safety_report: Mapped[dict[str, Any] | None]
+    log_tail: Mapped[str | None] = mapped_column(Text)
+    """Last lines of the child's log, for operators; never shown to tenants."""
+
+
+class JobEvent(Table):
+    __tablename__ = "job_events"
+    __table_args__ = (Index("ix_job_events_listing", "job_id", "sequence"),)
+
+    sequence: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    )
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    created_at: Mapped[float]
+    level: Mapped[str] = mapped_column(String(8))
+    type: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any] | None]
+
+
+class OutboxMessage(Table):
+    """A doorbell to ring, written in the transaction that made it necessary."""
+
+    __tablename__ = "outbox"
+
+    sequence: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    )
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    created_at: Mapped[float]
+    sent_at: Mapped[float | None] = mapped_column(index=True)
+
+
+class Adapter(Table):
+    """A released, sanitised adapter. Only the publish stage inserts here, and downloads read only
+    from here: weights without a row cannot reach a route."""
+
+    __tablename__ = "adapters"
+    __table_args__ = (Index("ix_adapters_listing", "project_id", "created_at", "model_id"),)
+
+    model_id: Mapped[str] = mapped_column(String(512), primary_key=True)
+    """`ft:<base>:<organization>:<suffix>:<random>`"""
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    base_id: Mapped[str] = mapped_column(ForeignKey("aligned_bases.id"))
+    storage_key: Mapped[str] = mapped_column(String(255))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[float]
+    deleted_at: Mapped[float | None]

@@ -1,0 +1,34 @@
+"""The outbox: a doorbell is written in the transaction that made it necessary and rung afterwards.
+
+A message carries a job id only. Losing one is harmless (the reaper rings again), and so is ringing
+twice (a claim succeeds once), so sending is at-least-once without further care.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from service.models import Job, OutboxMessage
+
+
+def enqueue(session: Session, job_id: str, *, now: float) -> None:
+    session.add(OutboxMessage(job_id=job_id, created_at=now))
+    session.execute(update(Job).where(Job.id == job_id).values(rung_at=now))
+    session.flush()
+
+
+def pending(session: Session, *, limit: int = 100) -> list[OutboxMessage]:
+    """Unsent messages, oldest first, locked on PostgreSQL so that several publishers share the work."""
+    query = (
+        select(OutboxMessage)
+        .where(OutboxMessage.sent_at.is_(None))
+        .order_by(OutboxMessage.sequence)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return list(session.scalars(query))
+
+
+def forget_sent(session: Session, *, before: float) -> None:
+    session.execute(delete(OutboxMessage).where(OutboxMessage.sent_at < before))
