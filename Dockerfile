@@ -4,8 +4,8 @@
 FROM python:3.13-slim AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN useradd --create-home --uid 10001 autoclave \
- && mkdir -p /var/lib/autoclave /models \
- && chown autoclave /var/lib/autoclave /models
+ && mkdir -p /var/lib/autoclave/storage /var/lib/autoclave/work /models \
+ && chown -R autoclave /var/lib/autoclave /models
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 
