@@ -39,9 +39,7 @@ def progress_bar(console: Console | None = None) -> Iterator[ProgressCallback]:
 
         def on_progress(progress: Progress) -> None:
             if progress.stage not in tasks:
-                tasks[progress.stage] = bars.add_task(
-                    progress.stage, total=progress.total_steps, figures=""
-                )
+                tasks[progress.stage] = bars.add_task(progress.stage, total=progress.total_steps, figures="")
             bars.update(
                 tasks[progress.stage],
                 completed=progress.step,

@@ -1,0 +1,220 @@
+"""Chat datasets: one JSON object per line, in the format of OpenAI's fine-tuning files.
+
+    {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}
+
+Reads files, and checks them while they are still arriving, in constant memory. A line is decoded
+straight into the typed objects of `messages.py`; only a line that fails is looked at slowly, by
+`rules.py`, to name what is wrong and where. No templates and no tokens here, and no torch: the API
+process imports this module.
+
+Decided here, because the format does not say:
+- A UTF-8 byte-order mark at the start is skipped. Lines end with LF or CRLF; the last one may lack its end.
+- Blank lines are allowed at the end of the file and refused elsewhere, so that line N is example N.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from autoclave.data.messages import Conversation, Message, decode_line
+from autoclave.data.rules import explain
+from autoclave.errors import DataError, DataIssue
+
+__all__ = [
+    "Conversation",
+    "ConversationChecker",
+    "DatasetSummary",
+    "Message",
+    "check_file",
+    "read_conversations",
+]
+
+MIN_EXAMPLES = 10
+MAX_ISSUES = 50
+MAX_LINE_BYTES = 1_048_576
+UTF8_BOM = b"\xef\xbb\xbf"
+_READ_BYTES = 1 << 18
+
+
+class DatasetSummary(msgspec.Struct, frozen=True):
+    """`bytes` and `sha256` are of the file as it came, byte-order mark and line ends included."""
+
+    num_examples: int
+    num_messages: int
+    bytes: int
+    sha256: str
+
+
+class ConversationChecker:
+    """Checks a dataset while it arrives: `feed` any chunks of bytes, then `finish` once.
+
+    Holds at most one line and `max_issues` issues in memory, whatever the size of the file.
+    A line longer than `max_line_bytes` (its end not counted) is an issue and is skipped, not kept.
+    """
+
+    def __init__(
+        self,
+        *,
+        min_examples: int = MIN_EXAMPLES,
+        max_issues: int = MAX_ISSUES,
+        max_line_bytes: int = MAX_LINE_BYTES,
+        needs_answer: bool = True,
+    ) -> None:
+        self._min_examples = min_examples
+        self._max_issues = max_issues
+        self._max_line_bytes = max_line_bytes
+        self._needs_answer = needs_answer
+        self._issues: list[DataIssue] = []
+        self._num_issues = 0
+        self._pending = bytearray()  # the start of a line whose end has not arrived
+        self._skipping = False  # inside a line that is already too long
+        self._line_number = 0
+        self._blank_lines: list[int] = []  # [first, count] of blank lines that may turn out to be trailing
+        self._num_examples = 0
+        self._num_messages = 0
+        self._num_bytes = 0
+        self._digest = hashlib.sha256()
+
+    def feed(self, chunk: bytes) -> None:
+        """Never raises for what is in the data; `finish` does."""
+        self._digest.update(chunk)
+        self._num_bytes += len(chunk)
+        *complete, rest = chunk.split(b"\n")
+        for part in complete:
+            self._append(part)
+            self._end_line()
+        self._append(rest)
+
+    def finish(self) -> DatasetSummary:
+        """Raises DataError with the first issues and the count of all of them."""
+        if self._pending or self._skipping:
+            self._end_line()
+        if self._line_number == 0 or (self._num_examples == 0 and self._num_issues == 0):
+            self._report(
+                DataIssue(0, "", "empty_file", "The file is empty.", "Put one example on each line.")
+            )
+        elif self._num_examples < self._min_examples and self._num_issues == 0:
+            self._report(
+                DataIssue(
+                    0,
+                    "",
+                    "too_few_examples",
+                    f"The file has {self._num_examples} examples; at least {self._min_examples} are needed.",
+                    "Add more examples, one JSON object per line.",
+                )
+            )
+        if self._issues:
+            raise DataError(self._issues, self._num_issues)
+        return DatasetSummary(
+            num_examples=self._num_examples,
+            num_messages=self._num_messages,
+            bytes=self._num_bytes,
+            sha256=self._digest.hexdigest(),
+        )
+
+    def _append(self, part: bytes) -> None:
+        if self._skipping:
+            return
+        self._pending += part
+        # Grace, because a carriage return belongs to the line end and a byte-order mark to the file.
+        if len(self._pending) > self._max_line_bytes + 1 + len(UTF8_BOM):
+            self._skipping = True
+            self._pending.clear()
+
+    def _end_line(self) -> None:
+        self._line_number += 1
+        line = bytes(self._pending)
+        too_long = self._skipping
+        self._pending.clear()
+        self._skipping = False
+        if self._line_number == 1:
+            line = line.removeprefix(UTF8_BOM)
+        line = line.removesuffix(b"\r")
+        if too_long or len(line) > self._max_line_bytes:
+            self._report_blank_lines()
+            self._report(
+                DataIssue(
+                    self._line_number,
+                    "",
+                    "line_too_long",
+                    f"The line is longer than {self._max_line_bytes} bytes.",
+                    "Split the example, or drop it.",
+                )
+            )
+        elif not line.strip():
+            if self._blank_lines:
+                self._blank_lines[1] += 1
+            else:
+                self._blank_lines = [self._line_number, 1]
+        else:
+            self._report_blank_lines()
+            self._check(line)
+
+    def _check(self, line: bytes) -> None:
+        conversation = decode_line(line, needs_answer=self._needs_answer)
+        if conversation is not None:
+            self._num_examples += 1
+            self._num_messages += len(conversation.messages)
+            return
+        for issue in explain(line, self._line_number, needs_answer=self._needs_answer):
+            self._report(issue)
+
+    def _report_blank_lines(self) -> None:
+        if not self._blank_lines:
+            return
+        first, count = self._blank_lines
+        self._blank_lines = []
+        for line_number in range(first, first + min(count, self._max_issues)):
+            self._report(DataIssue(line_number, "", "blank_line", "The line is blank.", "Delete the line."))
+        self._num_issues += count - min(count, self._max_issues)
+
+    def _report(self, issue: DataIssue) -> None:
+        self._num_issues += 1
+        if len(self._issues) < self._max_issues:
+            self._issues.append(issue)
+
+
+def check_file(
+    path: str | Path,
+    *,
+    min_examples: int = MIN_EXAMPLES,
+    max_issues: int = MAX_ISSUES,
+    max_line_bytes: int = MAX_LINE_BYTES,
+    needs_answer: bool = True,
+) -> DatasetSummary:
+    """Checks a whole file. Raises DataError naming the file and every issue found."""
+    checker = ConversationChecker(
+        min_examples=min_examples,
+        max_issues=max_issues,
+        max_line_bytes=max_line_bytes,
+        needs_answer=needs_answer,
+    )
+    with open(path, "rb") as file:
+        while chunk := file.read(_READ_BYTES):
+            checker.feed(chunk)
+    try:
+        return checker.finish()
+    except DataError as error:
+        raise DataError(error.issues, error.num_issues, str(path)) from None
+
+
+def read_conversations(path: str | Path, *, needs_answer: bool = True) -> Iterator[Conversation]:
+    """The conversations of a file, in order, one at a time. Raises DataError at the first broken line."""
+    blank_line = 0
+    with open(path, "rb") as file:
+        for line_number, raw in enumerate(file, start=1):
+            line = raw.removeprefix(UTF8_BOM) if line_number == 1 else raw
+            if not line.strip():
+                blank_line = blank_line or line_number
+                continue
+            if blank_line:
+                issue = DataIssue(blank_line, "", "blank_line", "The line is blank.", "Delete the line.")
+                raise DataError([issue], source=str(path))
+            conversation = decode_line(line, needs_answer=needs_answer)
+            if conversation is None:
+                raise DataError(explain(line, line_number, needs_answer=needs_answer), source=str(path))
+            yield conversation

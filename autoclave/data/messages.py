@@ -1,0 +1,117 @@
+"""One chat example and its messages as typed objects, decoded from one line of JSON.
+
+Decided here, because the format does not say:
+- Keys that the format does not know are refused: `"wieght": 0` must not train what its author excluded.
+  A known key with the value null counts as absent.
+- If a key occurs twice in an object, the last one counts, as in every common JSON reader.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+FunctionName = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+
+
+class _Struct(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+class TextPart(_Struct):
+    type: Literal["text"]
+    text: str
+
+
+class FunctionCall(_Struct):
+    """`arguments` is JSON in a string, as models write it; it is not parsed here."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(_Struct):
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
+class FunctionDefinition(_Struct):
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Struct):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class Message(_Struct):
+    role: Role
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    weight: Literal[0, 1] | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    function_call: FunctionCall | None = None
+
+    @property
+    def text(self) -> str:
+        """The content as one string; text parts are joined without a separator."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+    @property
+    def is_trained(self) -> bool:
+        return self.role == "assistant" and self.weight != 0
+
+
+class Conversation(_Struct):
+    messages: list[Message]
+    tools: list[Tool] | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[list[FunctionDefinition], msgspec.Meta(min_length=1, max_length=128)] | None = None
+
+    @property
+    def has_trained_message(self) -> bool:
+        return any(message.is_trained for message in self.messages)
+
+
+_decoder = msgspec.json.Decoder(Conversation)
+
+
+def _message_is_valid(message: Message) -> bool:
+    role = message.role
+    if role == "assistant":
+        has_call = bool(message.tool_calls) or message.function_call is not None
+        return bool(message.text or has_call) and message.tool_call_id is None
+    if message.weight is not None or message.tool_calls is not None or message.function_call is not None:
+        return False
+    if message.content is None or (role == "user" and not message.text):
+        return False
+    if role == "tool":
+        return message.tool_call_id is not None
+    if role == "function" and message.name is None:
+        return False
+    return message.tool_call_id is None
+
+
+def decode_line(line: bytes, *, needs_answer: bool = True) -> Conversation | None:
+    """The conversation in one line, or None if it breaks a rule (`rules.explain` then says which).
+
+    `needs_answer=False` also accepts a conversation in which nothing is trained (evaluation prompts).
+    """
+    try:
+        conversation = _decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if not conversation.messages or not all(map(_message_is_valid, conversation.messages)):
+        return None
+    if needs_answer and not conversation.has_trained_message:
+        return None
+    return conversation
