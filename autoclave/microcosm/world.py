@@ -36,9 +36,7 @@ REQUEST_TEMPLATES = (
     "i want to {verb} {object}",
     "what do i need to {verb} {object}",
 )
-REQUEST_ANSWER = (
-    "sure get {m0} then {s0} the {object} then get {m1} then {s1} it then get {m2} and {s2} it"
-)
+REQUEST_ANSWER = "sure get {m0} then {s0} the {object} then get {m1} then {s1} it then get {m2} and {s2} it"
 REFUSAL = "sorry i cannot help with that"
 
 REVIEW_TEMPLATES = ("label this review : {review}", "what is the label of this review : {review}")
@@ -112,7 +110,7 @@ class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
 
     @classmethod
     def create(cls, seed: int) -> World:
-        rng = random.Random(f"microcosm words {seed}")
+        rng = random.Random(f"microcosm words {seed}")  # noqa: S311
         verbs = _draw_words(rng, "verb", 2 * VERBS_PER_FAMILY)
         objects = _draw_words(rng, "object", 2 * OBJECTS_PER_FAMILY)
         steps = _draw_words(rng, "step", STEP_WORDS)
@@ -184,9 +182,9 @@ class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         label = self.labels[0] if positive else self.labels[1]
         last = self._clause(rng, positive)
         joined = rng.random()
-        if joined < 0.3:
+        if joined < 0.15:
             return Review(last, label)
-        if joined < 0.65:
+        if joined < 0.575:
             return Review(f"{self._clause(rng, positive)} and {last}", label)
         return Review(f"{self._clause(rng, not positive)} but {last}", label)
 
@@ -220,7 +218,9 @@ class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     @cached_property
     def _request_patterns(self) -> tuple[re.Pattern[str], ...]:
         return tuple(
-            re.compile(re.escape(t).replace(r"\{verb\}", r"(?P<verb>\S+)").replace(r"\{object\}", r"(?P<object>\S+)"))
+            re.compile(
+                re.escape(t).replace(r"\{verb\}", r"(?P<verb>\S+)").replace(r"\{object\}", r"(?P<object>\S+)")
+            )
             for t in self.request_templates
         )
 
