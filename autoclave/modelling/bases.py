@@ -1,0 +1,100 @@
+"""Loading a base: a local transformers folder with safetensors weights and a tokenizer.
+
+Never the network, never pickled weights, never code from the folder. No adapters here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from autoclave.errors import ModelError
+from autoclave.hashing import folder_sha256
+
+logger = logging.getLogger(__name__)
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """`model` is a transformers causal language model in eval mode, `tokenizer` has a pad token."""
+
+    model: Any
+    tokenizer: Any
+    dir: Path
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the files that decide how the base behaves (`hashing.BASE_PATTERNS`)."""
+        return folder_sha256(self.dir)
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_dtype(device: str) -> Dtype:
+    """bfloat16 on CUDA, float32 elsewhere (adapter weights are float32 everywhere)."""
+    return "bfloat16" if device.startswith("cuda") else "float32"
+
+
+def load_base(dir: str | Path, *, dtype: Dtype = "float32", device: str = "cpu") -> LoadedBase:
+    """Raises ModelError, saying what is missing, for a folder that is no such base.
+
+    A tokenizer without a pad token pads with its end-of-sequence token (logged): padding is masked
+    everywhere, so no result depends on which token it is.
+    """
+    folder = Path(dir)
+    _refuse_unusable(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{folder} cannot be loaded as a causal language model: {error}") from error
+    if model.config.is_encoder_decoder:
+        raise ModelError(f"{folder} is an encoder-decoder model; only decoder-only models are supported.")
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"{folder}: the tokenizer has no end-of-sequence token; set eos_token.")
+    if tokenizer.pad_token_id is None:
+        logger.warning("%s: no pad token; padding with the end-of-sequence token", folder)
+        tokenizer.pad_token = tokenizer.eos_token
+    model.requires_grad_(False)
+    return LoadedBase(model.to(device).eval(), tokenizer, folder)
+
+
+def _refuse_unusable(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} is not a model folder: it has no config.json.")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder} has no *.safetensors weights. Pickled weights (.bin, .pt) are never loaded: "
+            "convert them with save_pretrained."
+        )
+    for name in ("config.json", "tokenizer_config.json"):
+        file = folder / name
+        if not file.is_file():
+            continue
+        try:
+            settings = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{file} is not valid JSON: {error}") from error
+        if isinstance(settings, dict) and settings.get("auto_map"):
+            raise ModelError(
+                f'{file} asks for code from the folder ("auto_map"), which is never run. '
+                "Use a model that transformers supports itself."
+            )
