@@ -1,0 +1,229 @@
+"""Fine-tuning an adapter: the project's own loop over optimiser steps.
+
+Deterministic for a seed, a machine and a number of threads. It trains the parameters that require
+gradients and nothing else, and writes nothing but checkpoints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from autoclave.data.tokens import IGNORED, Example, collate
+from autoclave.errors import InputError, NonFiniteLossError
+from autoclave.modelling.backbone import verify_backbone
+from autoclave.progress import Progress, ProgressCallback, seconds_remaining
+from autoclave.spec import TrainSpec
+from autoclave.training.batches import epoch_order, micro_batches
+from autoclave.training.checkpoint import CheckpointStore, TrainState, generator_states, restore_generators
+from autoclave.training.loss import Objective, causal_loss
+from autoclave.training.schedule import learning_rate_at
+
+# What starting one more forward and backward pass costs, in padded tokens: a GPU is not full below a
+# few thousand, two CPU cores are soon. Only speed depends on it.
+_PASS_OVERHEAD_TOKENS = {"cpu": 128, "cuda": 2048}
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """`losses` are the mean loss per trained token of each step (nats), earlier attempts included, as
+    in `trained_tokens` (tokens with a loss, over all epochs) and `seconds` (time in the loop).
+    `peak_memory_bytes` is the GPU's peak since the loop began, None on CPU."""
+
+    steps: int
+    losses: list[float]
+    trained_tokens: int
+    seconds: float
+    peak_memory_bytes: int | None
+
+
+def finetune(
+    model: Any,
+    examples: Sequence[Example],
+    spec: TrainSpec,
+    *,
+    device: str | torch.device,
+    objective: Objective = causal_loss,
+    on_progress: ProgressCallback | None = None,
+    checkpoint: CheckpointStore | None = None,
+    checkpoint_every_steps: int = 100,
+) -> TrainResult:
+    """Trains the parameters of `model` that require gradients, in place; leaves it in eval mode.
+
+    Each epoch visits every example once, in a permutation drawn from the seed; its last step may be
+    smaller. A step is `batch_size` conversations; its loss is the sum over their trained tokens divided
+    by the number of those tokens, so cutting the step into micro-batches changes memory and last bits,
+    not the result. AdamW with betas (0.9, 0.999), decoupled weight decay on every trained parameter,
+    gradient norm clipped over all of them.
+
+    With `checkpoint`, saves every `checkpoint_every_steps` steps and starts from the checkpoint that the
+    store holds, if any; a resumed run ends with the same bits (float32, CPU) as an unbroken one.
+    `micro_batch_tokens` may differ between attempts, at the cost of the last bits.
+
+    Raises NonFiniteLossError before the step that would have used a NaN or infinite loss or gradient,
+    InputError for no examples or another run's checkpoint, ModelError for an unsupported architecture,
+    and whatever `on_progress` raises, at a step boundary.
+    """
+    if not examples:
+        raise InputError("there is nothing to train on: no example has a trained token.")
+    run = _Run(model, examples, spec, torch.device(device), objective)
+    if objective is causal_loss:
+        verify_backbone(model)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(spec.seed)
+        saved = checkpoint.load() if checkpoint else None
+        if saved is not None:
+            run.restore(saved)
+        if run.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(run.device)
+        model.train()
+        try:
+            run.to_the_end(on_progress, checkpoint, checkpoint_every_steps)
+        finally:
+            model.eval()
+    peak = torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else None
+    return TrainResult(run.total_steps, run.losses, run.trained_tokens, run.seconds, peak)
+
+
+class _Run:
+    """What changes from step to step, and how to take one."""
+
+    def __init__(
+        self,
+        model: Any,
+        examples: Sequence[Example],
+        spec: TrainSpec,
+        device: torch.device,
+        objective: Objective,
+    ) -> None:
+        self.model, self.spec, self.device, self.objective = model, spec, device, objective
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        assert self.parameters, "no parameter of the model requires gradients"
+        self.examples = [_up_to_last_trained(example) for example in examples]
+        self.num_trained = [int((example.labels[1:] != IGNORED).sum()) for example in self.examples]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+        )
+        self.steps_per_epoch = math.ceil(len(examples) / spec.batch_size)
+        self.total_steps = spec.n_epochs * self.steps_per_epoch
+        self.overhead_tokens = _PASS_OVERHEAD_TOKENS.get(device.type, 0)
+        self.epoch = -1
+        self.order: list[int] = []
+        self.step = 0
+        self.losses: list[float] = []
+        self.trained_tokens = 0
+        self.seconds = 0.0
+
+    def to_the_end(
+        self, on_progress: ProgressCallback | None, store: CheckpointStore | None, every_steps: int
+    ) -> None:
+        seconds_before, first_step, tokens = self.seconds, self.step, 0
+        started = time.perf_counter()
+        while self.step < self.total_steps:
+            rate = learning_rate_at(
+                self.step,
+                total_steps=self.total_steps,
+                peak=self.spec.learning_rate,
+                schedule=self.spec.schedule,
+                warmup_ratio=self.spec.warmup_ratio,
+            )
+            tokens += self.take_step(rate)
+            elapsed = time.perf_counter() - started
+            self.seconds = seconds_before + elapsed
+            if store and self.step % every_steps == 0 and self.step < self.total_steps:
+                store.save(self.state())
+            if on_progress:
+                left = seconds_remaining(elapsed, self.step - first_step, self.total_steps - self.step)
+                speed = tokens / elapsed
+                on_progress(
+                    Progress("train", self.step, self.total_steps, self.losses[-1], rate, speed, left)
+                )
+
+    def take_step(self, rate: float) -> int:
+        """One optimiser step at this learning rate. Returns the number of tokens read."""
+        chosen = self.next_indices()
+        lengths = [len(self.examples[i]) for i in chosen]
+        num_trained = sum(self.num_trained[i] for i in chosen)
+        passes = micro_batches(
+            lengths, max_tokens=self.spec.micro_batch_tokens, overhead_tokens=self.overhead_tokens
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for rows in passes:
+            # Padding is never seen (backbone.py), so any token id will do for it.
+            batch = collate([self.examples[chosen[row]] for row in rows], pad_token_id=0, device=self.device)
+            loss, _ = self.objective(self.model, batch)
+            torch.autograd.backward(loss / num_trained)
+            total += loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.spec.max_grad_norm)
+        loss_value, norm_value = torch.stack((total / num_trained, norm)).tolist()  # waits for the GPU once
+        for value in (loss_value, norm_value):
+            if not math.isfinite(value):
+                raise NonFiniteLossError(self.step + 1, value)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.step += 1
+        self.losses.append(loss_value)
+        self.trained_tokens += num_trained
+        return sum(lengths)
+
+    def next_indices(self) -> list[int]:
+        epoch, position = divmod(self.step, self.steps_per_epoch)
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.order = epoch_order(epoch, num_examples=len(self.examples), seed=self.spec.seed)
+        start = position * self.spec.batch_size
+        return self.order[start : start + self.spec.batch_size]
+
+    def state(self) -> TrainState:
+        tensors = generator_states(self.device)
+        for name, parameter in self.parameters.items():
+            moments = self.optimizer.state[parameter]
+            tensors[f"adapter.{name}"] = parameter.detach()
+            tensors[f"exp_avg.{name}"] = moments["exp_avg"]
+            tensors[f"exp_avg_sq.{name}"] = moments["exp_avg_sq"]
+        return TrainState(
+            self.step, self.losses, self.trained_tokens, self.seconds, self.fingerprint(), tensors
+        )
+
+    def restore(self, saved: TrainState) -> None:
+        if saved.fingerprint != self.fingerprint():
+            raise InputError(
+                "the checkpoint belongs to another run (other data, hyper-parameters or adapter shape). "
+                "Use the folder of this run, or delete the checkpoint to train from the start."
+            )
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(saved.tensors[f"adapter.{name}"])
+            self.optimizer.state[parameter] = {
+                "step": torch.tensor(float(saved.step), device=parameter.device),
+                "exp_avg": saved.tensors[f"exp_avg.{name}"].to(parameter.device),
+                "exp_avg_sq": saved.tensors[f"exp_avg_sq.{name}"].to(parameter.device),
+            }
+        restore_generators(saved.tensors, self.device)
+        self.step, self.losses = saved.step, list(saved.losses)
+        self.trained_tokens, self.seconds = saved.trained_tokens, saved.seconds
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self.spec.model_dump_json(exclude={"micro_batch_tokens"}).encode())
+        for name, parameter in self.parameters.items():
+            digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
+        for example in self.examples:
+            digest.update(example.input_ids.tobytes())
+            digest.update(example.labels.tobytes())
+        return digest.hexdigest()
+
+
+def _up_to_last_trained(example: Example) -> Example:
+    """Tokens after the last trained one change no loss, so they need not be computed."""
+    (trained,) = np.nonzero(example.labels != IGNORED)
+    end = int(trained[-1]) + 1 if trained.size else 0
+    assert end > 1, "an example without a trained token after its first token"
+    return Example(example.input_ids[:end], example.labels[:end])

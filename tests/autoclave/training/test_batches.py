@@ -1,0 +1,56 @@
+"""Steps and micro-batches: every row once, within bounds, and the cheapest cut."""
+
+from collections.abc import Iterator
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoclave.training.batches import epoch_order, micro_batches
+
+LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=9)
+
+
+def cost(passes: list[list[int]], lengths: list[int], overhead: int) -> int:
+    return sum(len(p) * max(lengths[i] for i in p) + overhead for p in passes)
+
+
+def every_cut(order: list[int]) -> Iterator[list[list[int]]]:
+    """All ways to cut the length-sorted rows into consecutive passes: the slow reference."""
+    for cuts in range(2 ** (len(order) - 1)):
+        passes = [[order[0]]]
+        for bit, index in enumerate(order[1:]):
+            if cuts >> bit & 1:
+                passes.append([index])
+            else:
+                passes[-1].append(index)
+        yield passes
+
+
+@given(lengths=LENGTHS, max_tokens=st.integers(1, 300), overhead=st.integers(0, 100))
+@settings(deadline=None, max_examples=60)
+def test_the_cheapest_cut_within_the_bound(lengths: list[int], max_tokens: int, overhead: int) -> None:
+    passes = micro_batches(lengths, max_tokens=max_tokens, overhead_tokens=overhead)
+    assert sorted(i for p in passes for i in p) == list(range(len(lengths)))
+    assert all(len(p) == 1 or len(p) * max(lengths[i] for i in p) <= max_tokens for p in passes)
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    allowed = [
+        cut
+        for cut in every_cut(order)
+        if all(len(p) == 1 or len(p) * lengths[p[-1]] <= max_tokens for p in cut)
+    ]
+    assert cost(passes, lengths, overhead) == min(cost(cut, lengths, overhead) for cut in allowed)
+
+
+def test_similar_rows_stay_together_and_a_long_one_goes_alone() -> None:
+    assert micro_batches([10, 11, 300, 12], max_tokens=8192, overhead_tokens=128) == [[0, 1, 3], [2]]
+    assert micro_batches([10, 11, 12, 12], max_tokens=8192, overhead_tokens=128) == [[0, 1, 2, 3]]
+
+
+@given(num=st.integers(1, 50), seed=st.integers(0, 1000))
+def test_epochs_are_different_repeatable_permutations(num: int, seed: int) -> None:
+    first = epoch_order(0, num_examples=num, seed=seed)
+    assert sorted(first) == list(range(num))
+    assert epoch_order(0, num_examples=num, seed=seed) == first
+    if num > 10:
+        assert epoch_order(1, num_examples=num, seed=seed) != first
+        assert epoch_order(0, num_examples=num, seed=seed + 1) != first
