@@ -1,0 +1,130 @@
+"""One child process: started in its own session and process group, heard through a pipe, ended for good.
+
+Knows nothing about jobs or databases. The child is leashed: should this process be killed, the kernel
+kills the child.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import structlog
+
+from workers.leash import leashed
+from workers.messages import AnyMessage, decode
+from workers.processes import group_alive, kill_group, signal_group, tail
+
+log = structlog.get_logger(__name__)
+
+# What a child needs of our environment. A list of what may pass, not of what may not: our own holds the
+# passwords of the database and of the broker.
+_PASSED_NAMES = frozenset(
+    {"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD"}
+)
+_PASSED_PREFIXES = ("LC_", "PYTHON", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "TORCH", "PYTORCH_")
+_FIXED = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def child_environment(environment: dict[str, str]) -> dict[str, str]:
+    passed = {
+        name: value
+        for name, value in environment.items()
+        if name in _PASSED_NAMES or name.startswith(_PASSED_PREFIXES)
+    }
+    return passed | _FIXED
+
+
+class ChildProcess:
+    """A context manager: when its block ends, however it ends, nobody is left in the process group.
+
+    `command` gets the number of the file descriptor to write messages to and returns the arguments.
+    """
+
+    def __init__(self, command: Callable[[int], list[str]], *, log_path: Path) -> None:
+        self.log_path = log_path
+        self._messages: queue.SimpleQueue[AnyMessage | None] = queue.SimpleQueue()
+        reading, writing = os.pipe()
+        try:
+            with log_path.open("ab") as output:
+                self._process = subprocess.Popen(
+                    leashed(command(writing)),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(writing,),
+                    start_new_session=True,
+                    env=child_environment(dict(os.environ)),
+                )
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        self.pid = self._process.pid
+        self._reader = threading.Thread(
+            target=self._read, args=(reading,), name=f"child-{self.pid}", daemon=True
+        )
+        self._reader.start()
+
+    def _read(self, descriptor: int) -> None:
+        with os.fdopen(descriptor, "rb") as pipe:
+            for line in pipe:
+                try:
+                    self._messages.put(decode(line))
+                except msgspec.DecodeError as error:
+                    # Only a child that died in the middle of a line does this.
+                    log.warning("unreadable message from child", pid=self.pid, error=str(error))
+        self._messages.put(None)
+
+    def message(self, timeout_seconds: float) -> AnyMessage | None:
+        """The next message; None when the child has closed its end, now and in every later call.
+        Raises TimeoutError when none came in time."""
+        try:
+            message = self._messages.get(timeout=timeout_seconds)
+        except queue.Empty:
+            raise TimeoutError from None
+        if message is None:
+            self._messages.put(None)
+        return message
+
+    def exit_code(self) -> int | None:
+        """None while it runs; negative is the number of the signal that ended it."""
+        return self._process.poll()
+
+    def terminate(self) -> None:
+        signal_group(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        signal_group(self.pid, signal.SIGKILL)
+
+    def log_tail(self) -> str:
+        return tail(self.log_path)
+
+    def gone(self) -> bool:
+        """End whatever is left of the group; True once the process and its group are no more."""
+        kill_group(self.pid)
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            return False
+        return not group_alive(self.pid)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.gone():
+            # A process in uninterruptible sleep (a stuck driver or disk) outlives even SIGKILL.
+            log.error("child process cannot be ended", pid=self.pid)
+        self._reader.join(timeout=10)

@@ -1,0 +1,87 @@
+"""How one attempt at a job ended, decided from what is known when the child is gone. Pure.
+
+a cancel was asked for     -> Cancelled     whatever else happened
+the child gave a verdict   -> Finished      it published, or it says why it cannot
+a stage took too long      -> DeadlineExceeded
+this worker shuts down     -> Drained       goes back to the queue, not counted as an attempt
+exit code 42               -> OutOfMemory   once more with half the micro-batch
+anything else              -> Died          back to the queue while attempts are left
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from enum import StrEnum
+
+from workers.messages import Verdict
+from workers.order import OUT_OF_MEMORY_EXIT
+
+
+class StopReason(StrEnum):
+    """Why a child that still runs was told to stop."""
+
+    CANCEL = "cancel"
+    VERDICT = "verdict"
+    """It said how it ended but does not exit."""
+    DEADLINE = "deadline"
+    DRAIN = "drain"
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    pass
+
+
+@dataclass(frozen=True)
+class Finished:
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class DeadlineExceeded:
+    pass
+
+
+@dataclass(frozen=True)
+class Drained:
+    pass
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    pass
+
+
+@dataclass(frozen=True)
+class Died:
+    exit_code: int
+    """Negative: the number of the signal."""
+
+    @property
+    def code(self) -> str:
+        return "worker_lost" if self.exit_code < 0 else "internal_error"
+
+    def __str__(self) -> str:
+        if self.exit_code == -signal.SIGKILL:
+            return "its process was killed (SIGKILL; the machine may have run out of memory)"
+        if self.exit_code < 0:
+            return f"its process was ended by {signal.Signals(-self.exit_code).name}"
+        return "its process stopped because of an internal error"
+
+
+Ending = Cancelled | Finished | DeadlineExceeded | Drained | OutOfMemory | Died
+
+
+def ending_of(*, exit_code: int, verdict: Verdict | None, stop_reason: StopReason | None) -> Ending:
+    if stop_reason is StopReason.CANCEL:
+        return Cancelled()
+    if verdict is not None:
+        return Finished(verdict)
+    if stop_reason is StopReason.DEADLINE:
+        return DeadlineExceeded()
+    if stop_reason is StopReason.DRAIN:
+        return Drained()
+    if exit_code == OUT_OF_MEMORY_EXIT:
+        return OutOfMemory()
+    return Died(exit_code)

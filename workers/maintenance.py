@@ -1,0 +1,178 @@
+"""What keeps the queue honest: sends the outbox, ends expired leases, rings again, sweeps up.
+
+Any number of processes may run it: each step is guarded in the database, and a message or a deletion
+too many does no harm. Nothing here holds a database lock while it waits for the broker or the storage.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import structlog
+from sqlalchemy import update
+
+from service import outbox
+from service.db import Database
+from service.jobs import lease
+from service.jobs.states import Stage
+from service.jobs.transitions import fail
+from service.models import Job, OutboxMessage
+from service.settings import Settings
+from service.storage import Storage
+from workers.sweep import sweep
+
+log = structlog.get_logger(__name__)
+
+SENT_KEPT_SECONDS = 24 * 3600.0
+"""How long a sent message stays in the outbox, to be looked at when something went wrong."""
+SWEEP_SECONDS = 300.0
+MAX_BACKOFF_SECONDS = 30.0
+
+
+class Maintenance:
+    """`send` delivers one job id to the broker, or raises."""
+
+    def __init__(
+        self,
+        database: Database,
+        storage: Storage,
+        send: Callable[[str], None],
+        *,
+        max_attempts: int,
+        resend_after_seconds: float,
+    ) -> None:
+        self._database = database
+        self._storage = storage
+        self._send = send
+        self._max_attempts = max_attempts
+        self._resend_after_seconds = resend_after_seconds
+
+    def publish(self, now: float) -> int:
+        """Send what waits in the outbox; the number sent. Raises what `send` raises, after marking what
+        was sent before."""
+        sent: list[int] = []
+        try:
+            # On PostgreSQL other publishers skip these rows; SQLite is not locked, messages may double.
+            with self._database.snapshot() as session:
+                for message in outbox.pending(session):
+                    self._send(message.job_id)
+                    sent.append(message.sequence)
+        finally:
+            if sent:
+                with self._database.transaction() as session:
+                    session.execute(
+                        update(OutboxMessage).where(OutboxMessage.sequence.in_(sent)).values(sent_at=now)
+                    )
+        return len(sent)
+
+    def reap(self, now: float) -> int:
+        """End the leases of silent workers; how many."""
+        with self._database.snapshot() as session:
+            if not lease.expired(session, now=now, limit=1):
+                return 0
+        with self._database.transaction() as session:
+            jobs = lease.expired(session, now=now)
+            for job in jobs:
+                log.warning("lease expired", job_id=job.id, owner=job.lease_owner, attempt=job.attempt_count)
+                lease.reap(session, job, max_attempts=self._max_attempts, now=now)
+        return len(jobs)
+
+    def ring_again(self, now: float) -> int:
+        """Ring for queued jobs whose doorbell brought nobody; how many. One that has no attempt left
+        (the limit was lowered while it waited) fails: nobody could ever claim it."""
+        before = now - self._resend_after_seconds
+        with self._database.snapshot() as session:
+            if not lease.silent(session, rung_before=before, limit=1):
+                return 0
+        with self._database.transaction() as session:
+            job_ids = lease.silent(session, rung_before=before)
+            for job_id in job_ids:
+                job = session.get_one(Job, job_id)
+                if job.attempt_count < self._max_attempts:
+                    outbox.enqueue(session, job_id, now=now)
+                    continue
+                text = f"its worker disappeared {job.attempt_count} times"
+                stage = Stage(job.stage)
+                fail(session, job_id, stage, code="worker_lost", message=text, param=None, now=now)
+        return len(job_ids)
+
+    def tidy(self, now: float) -> None:
+        with self._database.transaction() as session:
+            outbox.forget_sent(session, before=now - SENT_KEPT_SECONDS)
+        sweep(self._database, self._storage)
+
+
+class MaintenanceLoop:
+    """A context manager: a thread that does all of it, again and again, while its block runs.
+
+    A failure is logged when it begins and when it is over, and the next round waits longer; it never
+    ends the loop.
+    """
+
+    def __init__(self, maintenance: Maintenance, *, interval_seconds: float) -> None:
+        self._maintenance = maintenance
+        self._interval_seconds = interval_seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="maintenance", daemon=True)
+        self._tidy_at = time.monotonic()
+        self._failing: dict[str, int] = {}
+
+    def _loop(self) -> None:
+        while not self._stop.wait(self._pause_seconds()):
+            self._round()
+
+    def _pause_seconds(self) -> float:
+        failures = max(self._failing.values(), default=0)
+        longest = max(self._interval_seconds, MAX_BACKOFF_SECONDS)
+        pause = min(longest, self._interval_seconds * 2.0 ** min(failures, 16))
+        return pause * random.uniform(0.75, 1.25)  # noqa: S311 - spreads loops that started together
+
+    def _round(self) -> None:
+        maintenance = self._maintenance
+        # Reaping rings, so it goes before publishing.
+        self._attempt("reap", maintenance.reap)
+        self._attempt("ring again", maintenance.ring_again)
+        self._attempt("publish", maintenance.publish)
+        if time.monotonic() >= self._tidy_at:
+            self._attempt("tidy", maintenance.tidy)
+            self._tidy_at = time.monotonic() + SWEEP_SECONDS
+
+    def _attempt(self, name: str, step: Callable[[float], object]) -> None:
+        try:
+            step(time.time())
+        except Exception as error:
+            # Whatever it is, the other steps and later rounds must go on.
+            if name not in self._failing:
+                log.warning("maintenance step fails", step=name, error=str(error), exc_info=True)
+            self._failing[name] = self._failing.get(name, 0) + 1
+        else:
+            if self._failing.pop(name, None):
+                log.info("maintenance step works again", step=name)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(timeout=60)
+
+
+def maintenance_from_settings(
+    database: Database, storage: Storage, send: Callable[[str], None], settings: Settings
+) -> MaintenanceLoop:
+    maintenance = Maintenance(
+        database,
+        storage,
+        send,
+        max_attempts=settings.max_attempts,
+        resend_after_seconds=settings.resend_after_seconds,
+    )
+    return MaintenanceLoop(maintenance, interval_seconds=settings.maintenance_interval_seconds)

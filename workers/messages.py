@@ -1,0 +1,93 @@
+"""What a child tells its supervisor: one JSON object per line on a pipe, typed at both ends.
+
+The child knows no database. Everything it learns becomes one of these messages, and the supervisor
+turns it into a write that carries the fencing number.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from service.jobs.states import Stage
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    pass
+
+
+class ProgressMade(Message, frozen=True, kw_only=True, tag="progress"):
+    """Where the current stage stands; only the newest counts."""
+
+    step: int
+    total_steps: int
+    loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    seconds_remaining: float | None = None
+
+
+class MetricsMeasured(Message, frozen=True, kw_only=True, tag="metrics"):
+    """One point of the training curve; becomes a `metrics` event."""
+
+    step: int
+    total_steps: int
+    train_loss: float
+
+
+class Noted(Message, frozen=True, kw_only=True, tag="note"):
+    """A sentence for the job's owner; becomes a `message` event."""
+
+    text: str
+    level: Literal["info", "warn", "error"] = "info"
+    data: dict[str, Any] | None = None
+
+
+class Checkpointed(Message, frozen=True, kw_only=True, tag="checkpoint"):
+    """A resume checkpoint lies complete below `prefix`."""
+
+    prefix: str
+    step: int
+
+
+class StageFinished(Message, frozen=True, kw_only=True, tag="stage_finished"):
+    """The stage's output is stored; `output` is what a later attempt needs to go on after it."""
+
+    stage: Stage
+    output: dict[str, Any]
+
+
+class Published(Message, frozen=True, kw_only=True, tag="published"):
+    """The adapter is stored. It leaves only when the supervisor releases it."""
+
+    storage_key: str
+    num_bytes: int
+    sha256: str
+    safety_report: dict[str, Any]
+
+
+class Failed(Message, frozen=True, kw_only=True, tag="failed"):
+    """The job cannot succeed, however often it is tried. `safety_report` only if one was made."""
+
+    code: str
+    message: str
+    param: str | None = None
+    safety_report: dict[str, Any] | None = None
+
+
+AnyMessage = ProgressMade | MetricsMeasured | Noted | Checkpointed | StageFinished | Published | Failed
+Verdict = Published | Failed
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[AnyMessage] = msgspec.json.Decoder(AnyMessage)
+
+
+def encode(message: AnyMessage) -> bytes:
+    """One line. Non-finite floats become null (JSON has none)."""
+    return _encoder.encode(message) + b"\n"
+
+
+def decode(line: bytes) -> AnyMessage:
+    """Raises msgspec.DecodeError for anything that `encode` did not write."""
+    return _decoder.decode(line)

@@ -1,0 +1,83 @@
+"""Everything a child needs to know about its job, in one file. No database, no credentials.
+
+Times are seconds, paths are on this machine, keys name objects in the storage.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from autoclave.spec import JobSpec, SafetyProfile
+from service.jobs.states import Stage
+
+OUT_OF_MEMORY_EXIT = 42
+"""Exit code of a child that ran out of accelerator memory: its supervisor tries once more with less."""
+
+
+class BaseOrder(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    revision: str
+    path: str
+    sha256: str
+    """`autoclave.hashing.folder_sha256` of the folder when the job was created."""
+    alignment_method: str
+
+
+class FileOrder(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    storage_key: str
+    sha256: str
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    job_id: str
+    fencing_number: int
+    stage: Stage
+    """Where to begin: every stage before it has its completion marker in `stage_outputs`."""
+    stage_outputs: dict[str, Any]
+    checkpoint: dict[str, Any] | None
+    """Newest resume checkpoint of the train stage: {"prefix", "step"}."""
+    model_id: str
+    """Name of the adapter, should it be released."""
+    spec: dict[str, Any]
+    safety_profile: dict[str, Any]
+    base: BaseOrder
+    training_file: FileOrder
+    validation_file: FileOrder | None
+    storage_url: str
+    scratch: str
+    """A folder of this attempt alone; removed when it ends."""
+    checkpoint_every_seconds: float
+    min_examples: int
+    max_line_bytes: int
+    micro_batch_divisor: int = 1
+    """2 after a first attempt ran out of memory: less at a time, the same effective batch."""
+
+    @property
+    def stop_flag(self) -> Path:
+        """The child stops at its next step once this file exists."""
+        return Path(self.scratch) / "stop"
+
+    def job_spec(self) -> JobSpec:
+        spec = JobSpec.model_validate(self.spec)
+        tokens = max(64, spec.train.micro_batch_tokens // self.micro_batch_divisor)
+        train = spec.train.model_copy(update={"micro_batch_tokens": tokens})
+        return spec.model_copy(update={"train": train})
+
+    def profile(self) -> SafetyProfile:
+        return SafetyProfile.model_validate(self.safety_profile)
+
+
+def write_order(order: Order, path: Path) -> None:
+    """Readable by the owner only: it names a tenant's files."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(order)))
+
+
+def read_order(path: Path) -> Order:
+    return msgspec.json.decode(path.read_bytes(), type=Order)

@@ -1,0 +1,58 @@
+"""Builds the order of a claimed job from the database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from service.adapters.release import new_model_id
+from service.jobs.lease import Claim
+from service.jobs.states import Stage
+from service.models import AlignedBase, File, Job
+from workers.order import BaseOrder, FileOrder, Order
+
+
+def order_from_job(
+    session: Session,
+    claim: Claim,
+    *,
+    scratch: Path,
+    storage_url: str,
+    checkpoint_every_seconds: float,
+    min_examples: int,
+    max_line_bytes: int,
+) -> Order:
+    job = session.get_one(Job, claim.job_id)
+    base = session.get_one(AlignedBase, job.base_id)
+    validation = job.validation_file_id
+    return Order(
+        job_id=job.id,
+        fencing_number=claim.fencing_number,
+        stage=Stage(job.stage),
+        stage_outputs=job.stage_outputs,
+        checkpoint=job.checkpoint,
+        model_id=new_model_id(job),
+        spec=job.spec,
+        safety_profile=job.safety_profile,
+        base=BaseOrder(
+            id=base.id,
+            revision=base.revision,
+            path=base.path,
+            # The job's, not the base's: a base registered anew must not change what a job runs on.
+            sha256=job.base_sha256,
+            alignment_method=base.alignment_method,
+        ),
+        training_file=_file(session, job.training_file_id),
+        validation_file=_file(session, validation) if validation else None,
+        storage_url=storage_url,
+        scratch=str(scratch),
+        checkpoint_every_seconds=checkpoint_every_seconds,
+        min_examples=min_examples,
+        max_line_bytes=max_line_bytes,
+    )
+
+
+def _file(session: Session, file_id: str) -> FileOrder:
+    file = session.get_one(File, file_id)
+    return FileOrder(id=file.id, storage_key=file.storage_key, sha256=file.sha256)

@@ -1,0 +1,175 @@
+"""What a supervisor writes about its job. Every method is one transaction under the fencing number.
+
+All of them raise LeaseLostError once another worker owns the job or it was ended; nothing is written then.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service import outbox
+from service.adapters.release import release
+from service.db import Database
+from service.jobs import lease
+from service.jobs.events import add_event
+from service.jobs.lease import Claim
+from service.jobs.states import Stage, Status
+from service.jobs.transitions import LeaseLostError, fail, move
+from service.models import Job
+from workers.endings import Cancelled, DeadlineExceeded, Died, Drained, Ending, Finished, OutOfMemory
+from workers.messages import (
+    AnyMessage,
+    Checkpointed,
+    Failed,
+    MetricsMeasured,
+    Noted,
+    ProgressMade,
+    Published,
+    StageFinished,
+)
+
+
+class JobRecord:
+    def __init__(
+        self,
+        database: Database,
+        claim: Claim,
+        *,
+        model_id: str,
+        lease_ttl_seconds: float,
+        max_attempts: int,
+    ) -> None:
+        self._database = database
+        self._claim = claim
+        self._model_id = model_id
+        self._ttl_seconds = lease_ttl_seconds
+        self._max_attempts = max_attempts
+
+    def heartbeat(self, progress: ProgressMade | None = None) -> bool:
+        """Extend the lease; True if a cancel was asked for."""
+        now = time.time()
+        with self._database.transaction() as session:
+            asked = lease.heartbeat(session, self._claim, ttl_seconds=self._ttl_seconds, now=now)
+            if progress is not None:
+                figures = {field: getattr(progress, field) for field in progress.__struct_fields__}
+                lease.write(session, self._claim, progress=figures)
+        return asked
+
+    def apply(self, message: AnyMessage) -> None:
+        """Write what the child said. Verdicts wait for `conclude`: the process must be gone first."""
+        now = time.time()
+        with self._database.transaction() as session:
+            # An event alone carries no number; renewing the lease does.
+            lease.heartbeat(session, self._claim, ttl_seconds=self._ttl_seconds, now=now)
+            match message:
+                case Noted(text=text, level=level, data=data):
+                    add_event(session, self._claim.job_id, text, now=now, level=level, data=data)
+                case MetricsMeasured(step=step, total_steps=total, train_loss=loss):
+                    add_event(
+                        session,
+                        self._claim.job_id,
+                        f"Step {step}/{total}: training loss={loss:.4f}",
+                        now=now,
+                        type="metrics",
+                        data={"step": step, "total_steps": total, "train_loss": loss},
+                    )
+                case Checkpointed(prefix=prefix, step=step):
+                    lease.write(session, self._claim, checkpoint={"prefix": prefix, "step": step})
+                case StageFinished(stage=stage, output=output):
+                    tokens = {k: output[k] for k in ("trained_tokens",) if k in output}
+                    lease.finish_stage(session, self._claim, stage, output=output, now=now, **tokens)
+                case _:
+                    raise AssertionError(f"{type(message).__name__} is not applied on arrival")
+
+    def conclude(self, ending: Ending, *, log_tail: str) -> bool:
+        """Write how the attempt ended; True if the job is over with that, False if it is queued again."""
+        now = time.time()
+        claim = self._claim
+        with self._database.transaction() as session:
+            # Locked: a cancel that arrives now must come either before this decision or too late.
+            job = session.scalars(select(Job).where(Job.id == claim.job_id).with_for_update()).one()
+            if job.fencing_number != claim.fencing_number or job.status != Status.RUNNING.value:
+                raise LeaseLostError(f"{claim.job_id} is no longer owned under {claim.fencing_number}")
+            stage = Stage(job.stage)
+            if job.cancel_requested_at is not None:
+                ending = Cancelled()
+            match ending:
+                case Cancelled():
+                    move(
+                        session,
+                        claim.job_id,
+                        (Status.CANCELLED, stage),
+                        message="The job was cancelled",
+                        now=now,
+                        fencing_number=claim.fencing_number,
+                        only_from=Status.RUNNING,
+                        values={"progress": None},
+                    )
+                case Finished(verdict=Published() as published):
+                    release(
+                        session,
+                        claim,
+                        model_id=self._model_id,
+                        storage_key=published.storage_key,
+                        num_bytes=published.num_bytes,
+                        sha256=published.sha256,
+                        safety_report=published.safety_report,
+                        now=now,
+                    )
+                case Finished(verdict=Failed() as failed):
+                    self._fail(session, stage, failed, log_tail=log_tail, now=now)
+                case DeadlineExceeded():
+                    text = f"stage {stage.value} took longer than this server allows"
+                    verdict = Failed(code="deadline_exceeded", message=text)
+                    self._fail(session, stage, verdict, log_tail=log_tail, now=now)
+                case OutOfMemory():
+                    text = (
+                        f"stage {stage.value} ran out of accelerator memory twice, the second time with half "
+                        "the tokens at once. Use shorter examples, a lower rank or fewer target modules."
+                    )
+                    verdict = Failed(code="out_of_memory", message=text)
+                    self._fail(session, stage, verdict, log_tail=log_tail, now=now)
+                case Drained():
+                    reason = "its worker is shutting down"
+                    lease.hand_back(
+                        session, claim, reason=reason, now=now, count_attempt=False, progress=None
+                    )
+                    return False
+                case Died():
+                    if claim.attempt < self._max_attempts:
+                        lease.hand_back(
+                            session, claim, reason=str(ending), now=now, progress=None, log_tail=log_tail
+                        )
+                        return False
+                    text = f"{ending}, in stage {stage.value}, in the last of {claim.attempt} attempts"
+                    verdict = Failed(code=ending.code, message=text)
+                    self._fail(session, stage, verdict, log_tail=log_tail, now=now)
+        return True
+
+    def _fail(self, session: Session, stage: Stage, failed: Failed, *, log_tail: str, now: float) -> None:
+        values: dict[str, Any] = {"progress": None, "log_tail": log_tail}
+        if failed.safety_report is not None:
+            values["safety_report"] = failed.safety_report
+        fail(
+            session,
+            self._claim.job_id,
+            stage,
+            code=failed.code,
+            message=failed.message,
+            param=failed.param,
+            now=now,
+            fencing_number=self._claim.fencing_number,
+            values=values,
+        )
+
+
+def ring_again(database: Database, job_id: str) -> None:
+    """For a worker that heard the doorbell but will not answer: another one should."""
+    with database.transaction() as session:
+        queued = session.scalar(select(Job.status).where(Job.id == job_id)) == Status.QUEUED.value
+        if queued:
+            outbox.enqueue(session, job_id, now=time.time())

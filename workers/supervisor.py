@@ -1,0 +1,164 @@
+"""Takes one job, runs it in child processes, and writes how it ended. Imports no torch.
+
+    claim -> order.json -> child (watched) -> conclusion -> scratch and private objects deleted
+
+A job that this process cannot bring to an end (it is killed, it loses the lease or the database) stays
+`running` until its lease runs out; the reaper in `workers.maintenance` then passes it on.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from service.db import Database
+from service.jobs import lease
+from service.jobs.lease import Claim
+from service.jobs.transitions import LeaseLostError
+from service.settings import Settings
+from service.storage import Storage, private_prefix
+from workers.child import ChildProcess
+from workers.endings import Ending, OutOfMemory
+from workers.messages import Noted
+from workers.order import Order, write_order
+from workers.order_from_job import order_from_job
+from workers.record import JobRecord, ring_again
+from workers.watch import DATABASE_OUTAGE, Limits, Watch
+
+log = structlog.get_logger(__name__)
+
+ChildCommand = Callable[[Path, int], list[str]]
+"""From the path of an order and the descriptor for messages to the arguments of the child."""
+
+
+def runner_command(order: Path, descriptor: int) -> list[str]:
+    return [sys.executable, "-m", "workers.runner", str(order), str(descriptor)]
+
+
+def limits_from_settings(settings: Settings) -> Limits:
+    return Limits(**{field: getattr(settings, field) for field in Limits.__dataclass_fields__})
+
+
+class Supervisor:
+    """`shutdown`, once set, makes `run` stop its child and hand the job back; it never claims again."""
+
+    def __init__(
+        self,
+        database: Database,
+        storage: Storage,
+        settings: Settings,
+        *,
+        owner: str,
+        work_dir: Path,
+        shutdown: threading.Event,
+        child_command: ChildCommand = runner_command,
+    ) -> None:
+        self._database = database
+        self._storage = storage
+        self._settings = settings
+        self._limits = limits_from_settings(settings)
+        self._owner = owner
+        self._work_dir = work_dir
+        self._shutdown = shutdown
+        self._child_command = child_command
+
+    def run(self, job_id: str) -> None:
+        """Work on the job until it ended or is back in the queue. A job that somebody else has, or that
+        is over, is left alone: doorbells ring more than once."""
+        if self._shutdown.is_set():
+            ring_again(self._database, job_id)
+            return
+        claim = self._claim(job_id)
+        if claim is None:
+            log.info("nothing to claim", job_id=job_id)
+            return
+        bound = log.bind(job_id=job_id, attempt=claim.attempt, fencing_number=claim.fencing_number)
+        bound.info("claimed", stage=claim.stage.value)
+        scratch = self._work_dir / f"{job_id}-{claim.fencing_number}"
+        scratch.mkdir(parents=True, mode=0o700)
+        try:
+            over = self._work(claim, scratch)
+        except LeaseLostError as error:
+            bound.warning("lease lost, nothing written", error=str(error))
+            return
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        bound.info("job over" if over else "job handed back")
+        if over:
+            self._storage.delete_prefix(private_prefix(job_id))
+
+    def _claim(self, job_id: str) -> Claim | None:
+        with self._database.transaction() as session:
+            return lease.claim(
+                session,
+                job_id,
+                owner=self._owner,
+                ttl_seconds=self._limits.lease_ttl_seconds,
+                max_attempts=self._limits.max_attempts,
+                now=time.time(),
+            )
+
+    def _work(self, claim: Claim, scratch: Path) -> bool:
+        """True if the job is over, False if it is queued again."""
+        order = self._order(claim, scratch)
+        record = JobRecord(
+            self._database,
+            claim,
+            model_id=order.model_id,
+            lease_ttl_seconds=self._limits.lease_ttl_seconds,
+            max_attempts=self._limits.max_attempts,
+        )
+        ending, log_tail = self._watch_child(order, record)
+        if isinstance(ending, OutOfMemory):
+            record.apply(Noted(text="Out of memory: trying again with half the tokens at once", level="warn"))
+            # Read anew: the first child may have finished stages.
+            order = msgspec.structs.replace(
+                self._order(claim, scratch), model_id=order.model_id, micro_batch_divisor=2
+            )
+            ending, log_tail = self._watch_child(order, record)
+        return self._conclude(record, ending, log_tail)
+
+    def _order(self, claim: Claim, scratch: Path) -> Order:
+        with self._database.snapshot() as session:
+            return order_from_job(
+                session,
+                claim,
+                scratch=scratch,
+                storage_url=self._settings.storage_url,
+                checkpoint_every_seconds=self._settings.checkpoint_every_seconds,
+                min_examples=self._settings.min_examples,
+                max_line_bytes=self._settings.max_line_bytes,
+            )
+
+    def _watch_child(self, order: Order, record: JobRecord) -> tuple[Ending, str]:
+        scratch = Path(order.scratch)
+        order_path = scratch / "order.json"
+        write_order(order, order_path)
+        order.stop_flag.unlink(missing_ok=True)
+        with ChildProcess(
+            lambda descriptor: self._child_command(order_path, descriptor), log_path=scratch / "child.log"
+        ) as child:
+            log.info("child started", job_id=order.job_id, pid=child.pid)
+            watch = Watch(child, record, self._limits, stop_flag=order.stop_flag, shutdown=self._shutdown)
+            ending = watch.run()
+            log.info("child ended", job_id=order.job_id, pid=child.pid, ending=type(ending).__name__)
+            return ending, child.log_tail()
+
+    def _conclude(self, record: JobRecord, ending: Ending, log_tail: str) -> bool:
+        """Write the ending, trying again for as long as the lease may last."""
+        give_up_at = time.monotonic() + self._limits.lease_ttl_seconds
+        while True:
+            try:
+                return record.conclude(ending, log_tail=log_tail)
+            except DATABASE_OUTAGE as error:
+                if time.monotonic() > give_up_at:
+                    raise LeaseLostError("the database did not answer") from error
+                log.warning("database does not answer; the ending is not written yet")
+                time.sleep(1.0)

@@ -1,0 +1,173 @@
+"""Watches one child under one claim until it is gone: messages, heartbeats, cancel, deadline, shutdown.
+
+The loop never waits long for any one thing. A database that does not answer is survived for as long as
+the lease lasts; after that the job may belong to somebody else, and the child is ended.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from service.jobs.transitions import LeaseLostError
+from workers.child import ChildProcess
+from workers.endings import Ending, StopReason, ending_of
+from workers.escalation import Escalation, Step
+from workers.messages import AnyMessage, Failed, ProgressMade, Published, StageFinished, Verdict
+from workers.record import JobRecord
+
+log = structlog.get_logger(__name__)
+
+TICK_SECONDS = 0.1
+PROGRESS_SECONDS = 0.5
+"""Progress is written at most this often; what is between is skipped."""
+_MESSAGES_PER_TICK = 1000
+"""A child that never stops talking must not keep us from the heartbeat."""
+
+DATABASE_OUTAGE = (OperationalError, InterfaceError, PoolTimeoutError)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds, as in `service.settings.Settings`."""
+
+    lease_ttl_seconds: float
+    heartbeat_seconds: float
+    max_attempts: int
+    cancel_grace_seconds: float
+    terminate_grace_seconds: float
+    stage_deadline_seconds: float
+
+
+class Watch:
+    def __init__(
+        self,
+        child: ChildProcess,
+        record: JobRecord,
+        limits: Limits,
+        *,
+        stop_flag: Path,
+        shutdown: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._child = child
+        self._record = record
+        self._limits = limits
+        self._stop_flag = stop_flag
+        self._shutdown = shutdown
+        self._clock = clock
+        now = clock()
+        self._renewed_at = now
+        self._stage_began_at = now
+        self._next_heartbeat_at = now
+        self._unwritten: deque[AnyMessage] = deque()
+        self._progress: ProgressMade | None = None
+        self._progress_at = now - PROGRESS_SECONDS
+        self._verdict: Verdict | None = None
+        self._stop_reason: StopReason | None = None
+        self._escalation: Escalation | None = None
+
+    def run(self) -> Ending:
+        """Return when the process group is gone and everything the child said is written.
+
+        Raises LeaseLostError; the caller then ends the child and writes nothing.
+        """
+        closed = False
+        while True:
+            if not closed:
+                closed = self._listen()
+            else:
+                time.sleep(TICK_SECONDS)
+            self._write()
+            exit_code = self._child.exit_code()
+            if exit_code is not None:
+                # Stragglers of the group may hold the pipe open; end them so that it closes.
+                if self._child.gone() and closed and not self._unwritten:
+                    break
+            else:
+                self._look_at_the_clock()
+        return ending_of(exit_code=exit_code, verdict=self._verdict, stop_reason=self._stop_reason)
+
+    def _listen(self) -> bool:
+        """Take the messages that arrived, waiting one tick at most; True once the pipe is closed."""
+        wait = TICK_SECONDS
+        for _ in range(_MESSAGES_PER_TICK):
+            try:
+                message = self._child.message(wait)
+            except TimeoutError:
+                return False
+            wait = 0.0
+            match message:
+                case None:
+                    return True
+                case ProgressMade():
+                    self._progress = message
+                case Published() | Failed():
+                    self._verdict = message
+                    self._stop(StopReason.VERDICT, flag_seconds=self._limits.terminate_grace_seconds)
+                case StageFinished():
+                    self._unwritten.append(message)
+                    self._stage_began_at = self._clock()
+                    self._progress = None
+                case _:
+                    self._unwritten.append(message)
+        return False
+
+    def _write(self) -> None:
+        now = self._clock()
+        try:
+            while self._unwritten:
+                self._record.apply(self._unwritten[0])
+                self._unwritten.popleft()
+                self._renewed_at = now
+            progress_due = self._progress is not None and now - self._progress_at >= PROGRESS_SECONDS
+            if now >= self._next_heartbeat_at or progress_due:
+                if self._record.heartbeat(self._progress):
+                    self._stop(StopReason.CANCEL, flag_seconds=self._limits.cancel_grace_seconds)
+                self._renewed_at = now
+                self._next_heartbeat_at = now + self._limits.heartbeat_seconds
+                if self._progress is not None:
+                    self._progress, self._progress_at = None, now
+        except DATABASE_OUTAGE as error:
+            silent_seconds = self._clock() - self._renewed_at
+            if silent_seconds >= self._limits.lease_ttl_seconds:
+                raise LeaseLostError("the database did not answer for as long as the lease lasts") from error
+            log.warning("database does not answer", silent_seconds=round(silent_seconds, 1))
+            time.sleep(min(1.0, self._limits.heartbeat_seconds))
+
+    def _look_at_the_clock(self) -> None:
+        now = self._clock()
+        if now - self._stage_began_at > self._limits.stage_deadline_seconds:
+            self._stop(StopReason.DEADLINE, flag_seconds=0.0)
+        if self._shutdown.is_set():
+            self._stop(StopReason.DRAIN, flag_seconds=0.0)
+        if self._escalation is not None:
+            match self._escalation.due(now):
+                case Step.TERMINATE:
+                    self._child.terminate()
+                case Step.KILL:
+                    self._child.kill()
+                case None:
+                    pass
+
+    def _stop(self, reason: StopReason, *, flag_seconds: float) -> None:
+        """Begin to stop the child. A shutdown hurries a stop that has already begun, because a worker
+        is not given long to end; the first reason stays."""
+        if self._stop_reason is None:
+            self._stop_reason = reason
+            self._stop_flag.touch()
+            log.info("stopping child", pid=self._child.pid, reason=reason.value)
+        elif reason is not StopReason.DRAIN or self._escalation_hurried():
+            return
+        self._escalation = Escalation(self._clock(), flag_seconds, self._limits.terminate_grace_seconds)
+
+    def _escalation_hurried(self) -> bool:
+        return self._escalation is not None and self._escalation.flag_seconds == 0.0

@@ -1,0 +1,122 @@
+"""A worker: hears the doorbell and supervises one job at a time. `python -m workers.worker`.
+
+Celery's `threads` pool with one thread: the supervisor needs a long-lived thread of this process, and
+never forks. SIGTERM, Ctrl-C and SIGHUP make it stop its child, hand the job back and exit.
+What keeps it from starting is one line on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import threading
+from contextlib import ExitStack, nullcontext
+from typing import Any
+
+import structlog
+from celery import Celery, signals
+from kombu.exceptions import OperationalError as BrokerError
+
+from service import log as logging_setup
+from service.main import StartError, open_database, settings_from_environment
+from service.storage import Storage, storage_from_url
+from workers.celery_app import QUEUE_NAME, answer, make_celery, ring
+from workers.maintenance import maintenance_from_settings
+from workers.scratch import own_folder
+from workers.supervisor import Supervisor
+
+log = structlog.get_logger(__name__)
+
+
+def open_storage(storage_url: str) -> Storage:
+    """Raises StartError unless it can be written to."""
+    try:
+        storage = storage_from_url(storage_url)
+        storage.probe()
+    except (ValueError, OSError) as error:
+        raise StartError(f"STORAGE_URL: {error}") from error
+    return storage
+
+
+def require_broker(app: Celery) -> None:
+    """Raises StartError if no connection can be made. Losing it later is survived."""
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=2, interval_start=0.5)
+    except (BrokerError, OSError, ValueError, KeyError) as error:
+        raise StartError(f"BROKER_URL: cannot connect: {error}") from error
+
+
+def run_worker(*, maintain: bool) -> int:
+    settings = settings_from_environment()
+    logging_setup.configure(json=settings.log_json)
+    with ExitStack() as stack:
+        database = open_database(settings.database_url)
+        stack.callback(database.close)
+        storage = open_storage(settings.storage_url)
+        app = make_celery(settings.broker_url)
+        require_broker(app)
+        work_dir = own_folder(settings.work_dir)
+        stack.callback(shutil.rmtree, work_dir, ignore_errors=True)
+
+        shutdown = threading.Event()
+        owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        supervisor = Supervisor(
+            database, storage, settings, owner=owner, work_dir=work_dir, shutdown=shutdown
+        )
+        answer(app, supervisor.run)
+        loop = maintenance_from_settings(database, storage, lambda job_id: ring(app, job_id), settings)
+        with loop if maintain else nullcontext():
+            return serve(app, shutdown)
+
+
+def serve(app: Celery, shutdown: threading.Event) -> int:
+    """Answer messages until a signal says stop; the exit status."""
+
+    # Celery keeps weak references to receivers: the names keep them alive until we return.
+    def on_shutting_down(**_: Any) -> None:
+        shutdown.set()
+
+    def on_ready(**_: Any) -> None:
+        # Celery would start itself anew on SIGHUP, without telling the supervisor.
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        log.info("worker ready", queue=QUEUE_NAME)
+
+    signals.worker_shutting_down.connect(on_shutting_down)
+    signals.worker_ready.connect(on_ready)
+    worker = app.Worker(
+        pool="threads",
+        concurrency=1,
+        hostname=f"autoclave-{os.getpid()}@{socket.gethostname()}",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+        loglevel="WARNING",
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m workers.worker", description="Run jobs.")
+    parser.add_argument(
+        "--without-maintenance",
+        action="store_true",
+        help="leave the outbox and expired leases to another process",
+    )
+    arguments = parser.parse_args()
+    try:
+        return run_worker(maintain=not arguments.without_maintenance)
+    except StartError as error:
+        print(f"autoclave worker: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
