@@ -6,6 +6,7 @@ whole object or none, and one that fails midway leaves nothing. Only the prefixe
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -55,6 +56,12 @@ class Storage:
         with path.open("wb") as file:
             for chunk in self.stream(key):
                 file.write(chunk)
+
+    def probe(self) -> None:
+        """Write and delete a small object; raises whatever the store does when that is impossible."""
+        key = f"probe/{secrets.token_hex(8)}"
+        self.put(key, b"ok")
+        self.delete(key)
 
     def keys(self, prefix: str) -> list[str]:
         return sorted(item["path"] for page in obstore.list(self._store, prefix) for item in page)

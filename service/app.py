@@ -1,0 +1,78 @@
+"""The API as an ASGI application: built from settings, nothing global.
+
+`service.main` serves it; tests build it with a database and a storage of their own. Interactive
+documentation pages are off (they load scripts from a CDN); the description is at /openapi.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from anyio import CapacityLimiter
+from fastapi import APIRouter, FastAPI
+
+from service import errors, health, schema
+from service.adapters import endpoints as adapters
+from service.catalog import endpoints as catalog
+from service.db import Database
+from service.deps import AuthenticatedRoute, State
+from service.errors import ErrorBody
+from service.files import endpoints as files
+from service.jobs import endpoints as jobs
+from service.middleware import RequestContext
+from service.settings import Settings
+from service.storage import Storage, storage_from_url
+
+# An upload holds a thread as long as its client sends; it must not take those of other requests.
+MAX_CONCURRENT_UPLOADS = 16
+
+
+def create_app(
+    settings: Settings, *, database: Database | None = None, storage: Storage | None = None
+) -> FastAPI:
+    """`database` and `storage` are opened from the settings where not given, and then closed too.
+
+    Starting the application raises SchemaError if the database is not migrated.
+    """
+    app = FastAPI(
+        title="Autoclave",
+        version="1",
+        summary="Fine-tuning in which no adapter leaves unsterilised; OpenAI-compatible.",
+        lifespan=_lifespan(settings, database, storage),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.add_middleware(RequestContext)
+    errors.install(app)
+    app.include_router(health.router)
+    v1 = APIRouter(
+        prefix="/v1",
+        route_class=AuthenticatedRoute,
+        responses={status: {"model": ErrorBody} for status in ("4XX", "5XX")},
+    )
+    for noun in (files, jobs, adapters, catalog):
+        v1.include_router(noun.router)
+    app.include_router(v1)
+    return app
+
+
+def _lifespan(settings: Settings, database: Database | None, storage: Storage | None) -> Any:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
+        opened = database or Database.from_url(settings.database_url)
+        try:
+            schema.require_head(opened.engine)
+            yield State(
+                settings=settings,
+                database=opened,
+                storage=storage or storage_from_url(settings.storage_url),
+                upload_threads=CapacityLimiter(MAX_CONCURRENT_UPLOADS),
+            )
+        finally:
+            if database is None:
+                opened.close()
+
+    return lifespan

@@ -1,0 +1,64 @@
+"""What an operator does to the catalogue: register a base and retire it.
+
+Computes no hash and reads no model folder: the caller did (`autoclave.hashing.folder_sha256`), on a
+machine that holds the folder.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from autoclave.errors import BaseMismatchError, InputError
+from autoclave.spec import JobSpec, SafetyProfile
+from service.models import AlignedBase
+
+
+class UnknownBaseError(InputError):
+    code = "not_found"
+
+
+def register_base(
+    session: Session,
+    *,
+    id: str,
+    revision: str,
+    path: str,
+    sha256: str,
+    alignment_method: str,
+    default_spec: JobSpec,
+    safety_profile: SafetyProfile,
+    now: float,
+) -> AlignedBase:
+    """Add a base, or replace everything about a known one except its weights.
+
+    An adapter is valid only on exactly the base it was made for, so other weights under a known id
+    raise BaseMismatchError. Registering a retired base brings it back. Jobs that exist keep the
+    profile and spec they were created with.
+    """
+    base = session.get(AlignedBase, id)
+    if base is None:
+        base = AlignedBase(id=id, sha256=sha256, created_at=now)
+        session.add(base)
+    elif base.sha256 != sha256:
+        raise BaseMismatchError(
+            f"{id!r} is registered with the hash {base.sha256}, and this folder's is {sha256}. "
+            "Adapters are valid only on the weights they were made for: register it under a new id."
+        )
+    base.revision = revision
+    base.path = path
+    base.alignment_method = alignment_method
+    base.default_spec = default_spec.model_dump(mode="json")
+    base.safety_profile = safety_profile.model_dump(mode="json")
+    base.retired_at = None
+    session.flush()
+    return base
+
+
+def retire_base(session: Session, base_id: str, *, now: float) -> AlignedBase:
+    """New jobs cannot use the base any more; running ones go on. Raises UnknownBaseError."""
+    base = session.get(AlignedBase, base_id)
+    if base is None:
+        raise UnknownBaseError(f"there is no base {base_id!r}")
+    base.retired_at = base.retired_at or now
+    session.flush()
+    return base

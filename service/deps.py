@@ -1,0 +1,126 @@
+"""What endpoints ask for: who is calling, a session, the storage.
+
+A request authenticates before its body is read (`AuthenticatedRoute`), in a transaction of its own,
+so that a request that waits for its body or for a thread holds neither a lock nor a connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, TypedDict
+
+import structlog
+from anyio import CapacityLimiter
+from fastapi import Depends, Request
+from fastapi.routing import APIRoute
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.types import Message, Receive
+
+from service import auth
+from service.db import Database
+from service.errors import ApiError, unauthorized
+from service.settings import Settings
+from service.storage import Storage
+
+MAX_JSON_BYTES = 1024 * 1024
+
+
+class State(TypedDict):
+    """What the lifespan builds and every request finds in `request.state`."""
+
+    settings: Settings
+    database: Database
+    storage: Storage
+    upload_threads: CapacityLimiter
+
+
+@dataclass(frozen=True)
+class Caller:
+    project_id: str
+    organization_id: str
+
+
+def authenticate(database: Database, authorization: str | None, *, now: float) -> Caller:
+    """Raises ApiError 401, the same for every cause."""
+    scheme, _, key = (authorization or "").partition(" ")
+    key = key.strip()
+    if scheme.lower() != "bearer" or not key:
+        raise unauthorized()
+    with database.snapshot() as session:
+        found = auth.find_api_key(session, key)
+        if found is None:
+            raise unauthorized()
+        row, project = found
+        caller = Caller(project.id, project.organization_id)
+        use_is_due = auth.is_use_due(row, now=now)
+    if use_is_due:
+        with database.transaction() as session:
+            auth.record_use(session, row.id, now=now)
+    return caller
+
+
+class AuthenticatedRoute(APIRoute):
+    """Knows who is calling before anything reads the body, and bounds a body that is held in memory.
+
+    FastAPI parses a body before it runs dependencies, so a dependency would come too late.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def authenticated(request: Request) -> Response:
+            caller = await run_in_threadpool(
+                authenticate, request.state.database, request.headers.get("authorization"), now=time.time()
+            )
+            request.state.caller = caller
+            structlog.contextvars.bind_contextvars(project_id=caller.project_id)
+            if self.body_field is not None:
+                request = Request(request.scope, _bounded(request.receive))
+            return await handle(request)
+
+        return authenticated
+
+
+def _bounded(receive: Receive) -> Receive:
+    num_bytes = 0
+
+    async def bounded() -> Message:
+        nonlocal num_bytes
+        message = await receive()
+        num_bytes += len(message.get("body", b""))
+        if num_bytes > MAX_JSON_BYTES:
+            raise ApiError(
+                413, f"The request body is larger than {MAX_JSON_BYTES} bytes.", code="request_too_large"
+            )
+        return message
+
+    return bounded
+
+
+def get_session(request: Request) -> Iterator[Session]:
+    """One request is one transaction; it connects at its first query, in the endpoint's own thread."""
+    database: Database = request.state.database
+    reads = request.method in ("GET", "HEAD")
+    with database.snapshot() if reads else database.transaction() as session:
+        yield session
+
+
+def get_caller(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
+
+
+def get_storage(request: Request) -> Storage:
+    storage: Storage = request.state.storage
+    return storage
+
+
+# "function": left (and so committed) before the response is sent. By default FastAPI leaves it
+# afterwards, and a failed commit would still have answered 200.
+SessionDep = Annotated[Session, Depends(get_session, scope="function")]
+CallerDep = Annotated[Caller, Depends(get_caller)]
+StorageDep = Annotated[Storage, Depends(get_storage)]

@@ -1,0 +1,156 @@
+"""What a client reads when something goes wrong: OpenAI's error shape, for every status, always.
+
+    {"error": {"message": str, "type": str, "param": str | null, "code": str | null, ...}}
+
+Business errors are raised as `ApiError` and carry their status. The handlers below turn everything
+else that can go wrong into the same shape; nothing here ever shows a path, a query or a traceback.
+The codes are listed in docs/api.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """Every answer with status 4xx or 5xx."""
+
+    error: ErrorDetail
+
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class ApiError(Exception):
+    """`extra` is added to the error object for what a machine may want to read (never required)."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        type: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.type = type or ("server_error" if status >= 500 else "invalid_request_error")
+        self.extra = dict(extra or {})
+
+    def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        error = {
+            "message": self.message,
+            "type": self.type,
+            "param": self.param,
+            "code": self.code,
+            **self.extra,
+        }
+        return JSONResponse({"error": error}, status_code=self.status, headers=headers)
+
+
+def not_found(noun: str, id: str, *, param: str, code: str) -> ApiError:
+    """The same words for what never existed, was deleted, or belongs to somebody else."""
+    return ApiError(404, f"No such {noun}: {id!r}", param=param, code=code)
+
+
+def invalid(message: str, *, param: str | None, code: str = "invalid_value") -> ApiError:
+    return ApiError(400, message, param=param, code=code)
+
+
+def unauthorized() -> ApiError:
+    """One answer for a missing, malformed, wrong and revoked key."""
+    return ApiError(
+        401,
+        "Incorrect API key provided. Send a valid key as 'Authorization: Bearer <key>'; "
+        "your operator creates keys with: autoclave admin create-key",
+        code="invalid_api_key",
+    )
+
+
+def internal() -> ApiError:
+    return ApiError(
+        500,
+        "The server had an error while processing your request. Try again; if it stays, "
+        "tell your operator the request id (header x-request-id).",
+        code="internal_error",
+    )
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(OperationalError, _database_error)
+    app.add_exception_handler(PoolTimeoutError, _database_error)
+
+
+def _api_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.response({"WWW-Authenticate": "Bearer"} if error.status == 401 else None)
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path}"
+    if error.status_code == 404:
+        answer = ApiError(404, f"Invalid URL ({where})", code="unknown_url")
+    elif error.status_code == 405:
+        answer = ApiError(405, f"Method not allowed ({where})", code="method_not_allowed")
+    else:
+        answer = ApiError(error.status_code, str(error.detail))
+    return answer.response(error.headers)
+
+
+def _validation_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    kind, location = str(first["type"]), first["loc"]
+    if kind == "json_invalid":
+        return invalid(
+            f"The request body is not valid JSON: {first.get('ctx', {}).get('error', 'cannot be parsed')}.",
+            param=None,
+            code="invalid_json",
+        ).response()
+    # ("body", "method", "type") is OpenAI's "method.type"; a problem of the whole body has no param.
+    param = ".".join(str(part) for part in location[1:]) or None
+    if kind == "missing":
+        return invalid(
+            f"Missing required parameter: {param!r}."
+            if param
+            else "The request needs a JSON object as body.",
+            param=param,
+            code="missing_required_parameter",
+        ).response()
+    if kind == "extra_forbidden":
+        return invalid(f"Unknown parameter: {param!r}.", param=param, code="unknown_parameter").response()
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return invalid(f"Invalid value for {param or 'the body'!r}: {message}.", param=param).response()
+
+
+def _database_error(_request: Request, error: Exception) -> Response:
+    log.error("database_unavailable", error=type(error).__name__, exc_info=error)
+    return ApiError(
+        503, "The database does not answer. Try again in a moment.", code="database_unavailable"
+    ).response()

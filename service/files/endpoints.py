@@ -1,0 +1,132 @@
+"""/v1/files: create, list, retrieve, content, delete."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from anyio import from_thread, to_thread
+from fastapi import APIRouter, Query, Request
+from starlette.responses import StreamingResponse
+
+from service.deps import AuthenticatedRoute, CallerDep, SessionDep, StorageDep
+from service.errors import ApiError
+from service.files import repository, service
+from service.files.schemas import FileDeleted, FileList, FileObject
+from service.settings import Settings
+
+router = APIRouter(prefix="/files", tags=["files"], route_class=AuthenticatedRoute)
+
+# What a multipart body adds around the file: boundaries, headers and the other fields.
+FORM_OVERHEAD_BYTES = 128 * 1024
+
+_UPLOAD_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "purpose": {"type": "string", "enum": ["fine-tune"]},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("", openapi_extra=_UPLOAD_BODY)
+async def create_file(request: Request, caller: CallerDep) -> FileObject:
+    """The only asynchronous endpoint: it feeds the body to a thread that checks and stores it."""
+    settings: Settings = request.state.settings
+    limits = service.UploadLimits(
+        max_file_bytes=settings.max_file_bytes,
+        max_line_bytes=settings.max_line_bytes,
+        min_examples=settings.min_examples,
+    )
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise ApiError(415, "Send the file without Content-Encoding.", code="unsupported_content_encoding")
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > limits.max_file_bytes + FORM_OVERHEAD_BYTES:
+        raise service.too_large(limits.max_file_bytes)
+
+    stream = request.stream()
+
+    async def next_chunk() -> bytes | None:
+        return await anext(stream, None)
+
+    def body() -> Iterator[bytes]:
+        while (chunk := from_thread.run(next_chunk)) is not None:
+            yield chunk
+
+    receive = partial(
+        service.create_file,
+        request.state.database,
+        request.state.storage,
+        project_id=caller.project_id,
+        content_type=request.headers.get("content-type", ""),
+        body=body(),
+        limits=limits,
+    )
+    return FileObject.of(await to_thread.run_sync(receive, limiter=request.state.upload_threads))
+
+
+@router.get("")
+def list_files(
+    *,
+    session: SessionDep,
+    caller: CallerDep,
+    purpose: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    order: Literal["asc", "desc"] = "desc",
+    after: str | None = None,
+) -> FileList:
+    start = None
+    if after is not None:
+        start = repository.position(session, caller.project_id, after)
+        if start is None:
+            raise service.file_not_found(after, param="after")
+    files, has_more = repository.list_files(
+        session, caller.project_id, purpose=purpose, after=start, limit=limit, ascending=order == "asc"
+    )
+    return FileList.of(files, has_more=has_more)
+
+
+@router.get("/{file_id}")
+def retrieve_file(file_id: str, session: SessionDep, caller: CallerDep) -> FileObject:
+    file = repository.get_file(session, caller.project_id, file_id)
+    if file is None:
+        raise service.file_not_found(file_id)
+    return FileObject.of(file)
+
+
+@router.delete("/{file_id}")
+def delete_file(file_id: str, session: SessionDep, storage: StorageDep, caller: CallerDep) -> FileDeleted:
+    service.delete_file(session, storage, project_id=caller.project_id, file_id=file_id, now=time.time())
+    return FileDeleted(id=file_id)
+
+
+@router.get("/{file_id}/content", response_class=StreamingResponse)
+def file_content(
+    file_id: str, session: SessionDep, storage: StorageDep, caller: CallerDep
+) -> StreamingResponse:
+    """The bytes exactly as they were uploaded."""
+    file = repository.get_file(session, caller.project_id, file_id)
+    if file is None:
+        raise service.file_not_found(file_id)
+    return StreamingResponse(
+        storage.stream(file.storage_key),
+        media_type="application/octet-stream",
+        headers={
+            "Content-Length": str(file.bytes),
+            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
+            "ETag": f'"{file.sha256}"',
+        },
+    )

@@ -1,0 +1,175 @@
+"""From a request to a queued job: what it refers to is checked, "auto" becomes numbers.
+
+The job, its first events and its doorbell are written in the caller's transaction, all or none.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from autoclave.spec import JobSpec, LoraSpec, TrainSpec
+from service import ids, outbox
+from service.catalog import repository as catalog
+from service.catalog.errors import model_not_found
+from service.errors import invalid
+from service.files import repository as files
+from service.files.schemas import PURPOSE
+from service.files.service import file_not_found
+from service.jobs.events import add_event
+from service.jobs.requests import CreateJob, Hyperparameters
+from service.jobs.states import FIRST, Stage, Status
+from service.jobs.transitions import move
+from service.models import File, Job
+
+MAX_SEED = 2**31 - 1
+
+
+def create_job(
+    session: Session, request: CreateJob, *, project_id: str, organization_id: str, now: float
+) -> str:
+    """The id of the new job, which is queued. Raises ApiError 404 for a model or file that is not
+    there for this project, 400 for everything else that cannot work."""
+    if request.integrations:
+        raise invalid(
+            "Integrations are not supported; leave 'integrations' out.",
+            param="integrations",
+            code="unsupported_parameter",
+        )
+    chosen = _supervised_hyperparameters(request)
+    base = catalog.get_base(session, request.model)
+    if base is None:
+        raise model_not_found(request.model, param="model")
+    default = JobSpec.model_validate(base.default_spec)
+    seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
+    hyperparameters, train = _resolve(chosen, default.train, seed)
+    spec = JobSpec(lora=_lora(request.lora, default.lora), train=train)
+
+    training = _dataset(session, project_id, request.training_file, param="training_file")
+    validation = None
+    if request.validation_file is not None:
+        validation = _dataset(session, project_id, request.validation_file, param="validation_file")
+        if validation.sha256 == training.sha256:
+            raise invalid(
+                "The validation file has the same content as the training file: its score would say nothing. "
+                "Upload examples that are not trained on.",
+                param="validation_file",
+                code="validation_equals_training",
+            )
+    status, stage = FIRST
+    job = Job(
+        id=ids.job_id(),
+        project_id=project_id,
+        organization_id=organization_id,
+        base_id=base.id,
+        base_sha256=base.sha256,
+        training_file_id=training.id,
+        validation_file_id=None if validation is None else validation.id,
+        suffix=request.suffix,
+        seed=seed,
+        method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        hyperparameters=hyperparameters,
+        spec=spec.model_dump(mode="json"),
+        safety_profile=base.safety_profile,
+        user_metadata=dict(request.metadata) if request.metadata else None,
+        created_at=now,
+        status=status.value,
+        stage=stage.value,
+    )
+    session.add(job)
+    session.flush()
+    add_event(session, job.id, f"Created fine-tuning job: {job.id}", now=now)
+    move(
+        session,
+        job.id,
+        (Status.QUEUED, Stage.PREPARE),
+        message="Files validated, moving job to queued state",
+        now=now,
+    )
+    outbox.enqueue(session, job.id, now=now)
+    return job.id
+
+
+def _supervised_hyperparameters(request: CreateJob) -> Hyperparameters:
+    """From `method` or its deprecated predecessor; both may be given if they do not disagree."""
+    method = request.method
+    if method is not None and method.type != "supervised":
+        raise invalid(
+            f"Method {method.type!r} is not supported; this server supports 'supervised'.",
+            param="method.type",
+            code="unsupported_method",
+        )
+    new = (method.supervised.hyperparameters if method and method.supervised else None) or Hyperparameters()
+    old = request.hyperparameters or Hyperparameters()
+    merged: dict[str, Any] = {}
+    for name in Hyperparameters.model_fields:
+        values = [value for value in (getattr(new, name), getattr(old, name)) if value is not None]
+        if len(values) == 2 and values[0] != values[1]:
+            raise invalid(
+                f"'hyperparameters.{name}' and 'method.supervised.hyperparameters.{name}' differ; give one.",
+                param=f"hyperparameters.{name}",
+            )
+        merged[name] = values[0] if values else "auto"
+    return Hyperparameters(**merged)
+
+
+def _resolve(chosen: Hyperparameters, default: TrainSpec, seed: int) -> tuple[dict[str, Any], TrainSpec]:
+    """What the API shows and what the worker runs."""
+
+    def number(value: float | str | None, automatic: float) -> float:
+        return automatic if value is None or isinstance(value, str) else value
+
+    shown = {
+        "n_epochs": number(chosen.n_epochs, default.n_epochs),
+        "batch_size": number(chosen.batch_size, default.batch_size),
+        "learning_rate_multiplier": number(chosen.learning_rate_multiplier, 1.0),
+    }
+    values = default.model_dump() | {
+        "n_epochs": shown["n_epochs"],
+        "batch_size": shown["batch_size"],
+        "learning_rate": default.learning_rate * shown["learning_rate_multiplier"],
+        "seed": seed,
+    }
+    try:
+        return shown, TrainSpec.model_validate(values)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        param = "learning_rate_multiplier" if name == "learning_rate" else name
+        raise invalid(
+            f"Invalid value for {param!r}: this base's learning rate of {default.learning_rate:g} times "
+            f"{shown['learning_rate_multiplier']:g} is not above 0 and at most 1.",
+            param=f"method.supervised.hyperparameters.{param}",
+        ) from error
+
+
+def _lora(given: Mapping[str, Any] | None, default: LoraSpec) -> LoraSpec:
+    if not given:
+        return default
+    try:
+        return LoraSpec.model_validate(default.model_dump() | dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        param = f"lora.{first['loc'][0]}"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(LoraSpec.model_fields)
+            raise invalid(
+                f"Unknown parameter: {param!r}; 'lora' takes {known}.", param=param, code="unknown_parameter"
+            ) from error
+        raise invalid(f"Invalid value for {param!r}: {first['msg']}.", param=param) from error
+
+
+def _dataset(session: Session, project_id: str, file_id: str, *, param: str) -> File:
+    file = files.get_file_for_job(session, project_id, file_id)
+    if file is None:
+        raise file_not_found(file_id, param=param)
+    if file.purpose != PURPOSE:
+        raise invalid(
+            f"File {file_id!r} has the purpose {file.purpose!r}; upload it with purpose='{PURPOSE}'.",
+            param=param,
+            code="unsupported_purpose",
+        )
+    return file

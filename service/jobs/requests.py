@@ -1,0 +1,102 @@
+"""The create-job request, as OpenAI's client sends it, plus `lora`. Shapes and bounds only.
+
+An unknown key is refused: a misspelled hyper-parameter must never pass as a default. What the
+request refers to (model, files) is checked in `service.jobs.creation`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+
+Auto = Literal["auto"]
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("it contains a NUL character, which cannot be stored")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("it contains half of a surrogate pair, which is not a character") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+
+
+def _auto_or_integer(low: int, high: int) -> PlainValidator:
+    def check(value: object) -> object:
+        if value is None or value == "auto" or (type(value) is int and low <= value <= high):
+            return value
+        raise ValueError(f"must be 'auto' or an integer from {low} to {high}")
+
+    number = {"type": "integer", "minimum": low, "maximum": high}
+    return PlainValidator(check, json_schema_input_type=Annotated[Any, WithJsonSchema(_auto_or(number))])
+
+
+def _auto_or_positive(value: object) -> object:
+    if value is None or value == "auto":
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return value
+    raise ValueError("must be 'auto' or a number above 0")
+
+
+def _auto_or(number: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [{"type": "string", "const": "auto"}, number, {"type": "null"}]}
+
+
+_POSITIVE = _auto_or({"type": "number", "exclusiveMinimum": 0})
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Hyperparameters(Request):
+    """None is "not given", which means the same as "auto"."""
+
+    n_epochs: Annotated[int | Auto | None, _auto_or_integer(1, 50)] = None
+    batch_size: Annotated[int | Auto | None, _auto_or_integer(1, 256)] = None
+    learning_rate_multiplier: Annotated[
+        float | Auto | None,
+        PlainValidator(_auto_or_positive, json_schema_input_type=Annotated[Any, WithJsonSchema(_POSITIVE)]),
+    ] = None
+
+
+class Supervised(Request):
+    hyperparameters: Hyperparameters | None = None
+
+
+class Method(Request):
+    """Blocks of methods that `type` does not name are ignored: OpenAI's client may send them all."""
+
+    type: Text
+    supervised: Supervised | None = None
+    dpo: Any = None
+    reinforcement: Any = None
+
+
+class CreateJob(Request):
+    model: Text
+    training_file: Text
+    validation_file: Text | None = None
+    suffix: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)] | None = None
+    metadata: (
+        Annotated[
+            dict[Annotated[Text, Field(max_length=64)], Annotated[Text, Field(max_length=512)]],
+            Field(max_length=16),
+        ]
+        | None
+    ) = None
+    integrations: list[Any] | None = None
+    method: Method | None = None
+    hyperparameters: Hyperparameters | None = None
+    """Deprecated by OpenAI in favour of `method`, still sent by much code."""
+    lora: dict[str, Any] | None = None
+    """Extension (`extra_body={"lora": {...}}`): fields of `autoclave.spec.LoraSpec` that replace the
+    base's defaults."""

@@ -1,0 +1,136 @@
+"""Jobs and events on the wire: OpenAI's fields with OpenAI's types, then ours.
+
+Explicit, so that a new column never shows by itself: paths, profiles and logs stay inside.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from service.jobs.repository import JobView
+from service.models import Job, JobEvent
+
+
+class JobError(BaseModel):
+    code: str
+    message: str
+    param: str | None
+
+
+class Base(BaseModel):
+    """The exact base the adapter belongs to."""
+
+    model: str
+    revision: str
+    sha256: str
+
+
+class JobObject(BaseModel):
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    error: JobError | None
+    estimated_finish: int | None
+    fine_tuned_model: str | None
+    finished_at: int | None
+    hyperparameters: dict[str, Any]
+    integrations: list[Any]
+    metadata: dict[str, str] | None
+    method: dict[str, Any]
+    model: str
+    organization_id: str
+    result_files: list[str]
+    seed: int
+    status: str
+    trained_tokens: int | None
+    training_file: str
+    user_provided_suffix: str | None
+    validation_file: str | None
+
+    # Extensions.
+    stage: str
+    progress: dict[str, Any] | None
+    """Of the current stage: step, total_steps, loss, seconds_remaining, ..."""
+    attempts: int
+    cancel_requested: bool
+    """A running job was asked to stop; its status stays `running` until its process is gone."""
+    base: Base
+    lora: dict[str, Any]
+    safety: dict[str, Any] | None
+    """`summary` of the safety report: harmful score and utility of base, before and after."""
+
+    @classmethod
+    def of(cls, view: JobView) -> JobObject:
+        job = view.job
+        return cls(
+            id=job.id,
+            created_at=int(job.created_at),
+            error=_error(job),
+            estimated_finish=None,
+            fine_tuned_model=view.fine_tuned_model,
+            finished_at=None if job.finished_at is None else int(job.finished_at),
+            hyperparameters=job.hyperparameters,
+            integrations=[],
+            metadata=job.user_metadata,
+            method=job.method,
+            model=job.base_id,
+            organization_id=job.organization_id,
+            result_files=[],
+            seed=job.seed,
+            status=job.status,
+            trained_tokens=job.trained_tokens,
+            training_file=job.training_file_id,
+            user_provided_suffix=job.suffix,
+            validation_file=job.validation_file_id,
+            stage=job.stage,
+            progress=job.progress,
+            attempts=job.attempt_count,
+            cancel_requested=job.cancel_requested_at is not None,
+            base=Base(model=job.base_id, revision=view.base_revision, sha256=job.base_sha256),
+            lora=job.spec["lora"],
+            safety=None if job.safety_report is None else job.safety_report.get("summary"),
+        )
+
+
+def _error(job: Job) -> JobError | None:
+    # Null and not an empty object: OpenAI's strict client refuses the latter.
+    if job.error_code is None:
+        return None
+    return JobError(code=job.error_code, message=job.error_message or "", param=job.error_param)
+
+
+class JobList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[JobObject]
+    has_more: bool
+
+
+class EventObject(BaseModel):
+    id: str
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: Literal["info", "warn", "error"]
+    message: str
+    type: Literal["message", "metrics"]
+    data: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, event: JobEvent) -> EventObject:
+        return cls.model_validate(
+            {
+                "id": event.id,
+                "created_at": int(event.created_at),
+                "level": event.level,
+                "message": event.message,
+                "type": event.type,
+                "data": event.data,
+            }
+        )
+
+
+class EventList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[EventObject]
+    has_more: bool

@@ -1,0 +1,67 @@
+"""What surrounds every request: an id, a log line, limits, and a proper answer when all else failed.
+
+Logs method, path, status and time; never headers, queries or bodies, which hold keys and tenants' data.
+"""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import errors, ids
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class RequestContext:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = ids.request_id()
+        started = time.perf_counter()
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["openai-processing-ms"] = str(_milliseconds_since(started))
+                headers["openai-version"] = "2020-10-01"
+                headers["x-content-type-options"] = "nosniff"
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+                    # PostgreSQL stores no NUL: nothing that contains one can be found or filtered for.
+                    answer = errors.invalid("The URL contains a NUL character.", param=None)
+                    await answer.response()(scope, receive, send_with_headers)
+                else:
+                    await self.app(scope, receive, send_with_headers)
+            except Exception:
+                log.exception("request_failed", method=scope["method"], path=scope["path"])
+                if status:
+                    # The answer has begun: cutting the connection is the only way left to say so.
+                    raise
+                await errors.internal().response()(scope, receive, send_with_headers)
+            finally:
+                log.info(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    milliseconds=_milliseconds_since(started),
+                )
+
+
+def _milliseconds_since(started: float) -> int:
+    return round((time.perf_counter() - started) * 1000)

@@ -1,0 +1,156 @@
+"""Builders of rows and datasets, with overrides. Everything else has a sensible value."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from autoclave.spec import JobSpec, SafetyProfile
+from service import auth, ids, outbox
+from service.catalog import register_base
+from service.db import Database
+from service.jobs.states import Stage, Status
+from service.models import Adapter, AlignedBase, File, Job, Project
+from service.storage import adapter_key, file_key
+
+BASE_ID = "autoclave/test-base"
+
+
+@dataclass(frozen=True)
+class Tenant:
+    organization_id: str
+    project_id: str
+    key: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+
+def make_tenant(database: Database, *, name: str = "Tests") -> Tenant:
+    now = time.time()
+    with database.transaction() as session:
+        organization = auth.create_organization(session, name=name, now=now)
+        project = auth.create_project(session, organization_id=organization.id, name=name, now=now)
+        _, key = auth.create_api_key(session, project_id=project.id, name=name, now=now)
+    return Tenant(organization.id, project.id, key)
+
+
+def make_base(session: Session, **overrides: Any) -> AlignedBase:
+    values: dict[str, Any] = {
+        "id": BASE_ID,
+        "revision": "1",
+        "path": "/nowhere/base",
+        "sha256": "b" * 64,
+        "alignment_method": "sft",
+        "default_spec": JobSpec(),
+        "safety_profile": SafetyProfile(
+            version="1", realign="/nowhere/realign", harmful_eval="/nowhere/eval", judge="refusal"
+        ),
+        "now": time.time(),
+        **overrides,
+    }
+    return register_base(session, **values)
+
+
+def make_file(session: Session, project_id: str, **overrides: Any) -> File:
+    """A row only; use the API to store bytes as well."""
+    id = overrides.pop("id", ids.file_id())
+    values: dict[str, Any] = {
+        "filename": "train.jsonl",
+        "purpose": "fine-tune",
+        "bytes": 100,
+        "sha256": ids.file_id(),
+        "storage_key": file_key(id),
+        "status": "processed",
+        "num_examples": 10,
+        "created_at": time.time(),
+        **overrides,
+    }
+    file = File(id=id, project_id=project_id, **values)
+    session.add(file)
+    session.flush()
+    return file
+
+
+def make_job(session: Session, project_id: str, **overrides: Any) -> Job:
+    """A job in any state, without an outbox message. The base is made if there is none."""
+    project = session.get_one(Project, project_id)
+    base_id = overrides.pop("base_id", BASE_ID)
+    base = session.get(AlignedBase, base_id) or make_base(session, id=base_id)
+    now = time.time()
+    hyperparameters = {"n_epochs": 3, "batch_size": 16, "learning_rate_multiplier": 1.0}
+    values: dict[str, Any] = {
+        "id": ids.job_id(),
+        "organization_id": project.organization_id,
+        "base_sha256": base.sha256,
+        "validation_file_id": None,
+        "suffix": None,
+        "seed": 0,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        "hyperparameters": hyperparameters,
+        "spec": base.default_spec,
+        "safety_profile": base.safety_profile,
+        "user_metadata": None,
+        "created_at": now,
+        "status": Status.QUEUED.value,
+        "stage": Stage.PREPARE.value,
+        **overrides,
+    }
+    if "training_file_id" not in values:
+        values["training_file_id"] = make_file(session, project_id).id
+    job = Job(project_id=project_id, base_id=base_id, **values)
+    session.add(job)
+    session.flush()
+    return job
+
+
+def make_queued_job(session: Session, project_id: str, **overrides: Any) -> Job:
+    """As the API leaves it: queued, with its doorbell in the outbox."""
+    job = make_job(session, project_id, **overrides)
+    outbox.enqueue(session, job.id, now=job.created_at)
+    session.refresh(job)
+    return job
+
+
+def make_adapter(session: Session, job: Job, **overrides: Any) -> Adapter:
+    values: dict[str, Any] = {
+        "model_id": ids.fine_tuned_model_id(job.base_id, job.organization_id, job.suffix),
+        "storage_key": adapter_key(job.id, 1),
+        "bytes": 4,
+        "sha256": "c" * 64,
+        "created_at": time.time(),
+        **overrides,
+    }
+    adapter = Adapter(
+        job_id=job.id,
+        project_id=job.project_id,
+        organization_id=job.organization_id,
+        base_id=job.base_id,
+        **values,
+    )
+    session.add(adapter)
+    session.flush()
+    return adapter
+
+
+def get_job(database: Database, job_id: str) -> Job:
+    with database.snapshot() as session:
+        return session.scalars(select(Job).where(Job.id == job_id)).one()
+
+
+def chat_line(question: str = "ping", answer: str = "pong", **extra: Any) -> str:
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return json.dumps({"messages": messages, **extra})
+
+
+def dataset(num_examples: int = 10, *, tag: str = "") -> bytes:
+    """Valid chat JSONL; another `tag` makes other bytes."""
+    return "".join(
+        chat_line(f"question {tag} {i}", f"answer {i}") + "\n" for i in range(num_examples)
+    ).encode()
