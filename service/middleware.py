@@ -9,11 +9,16 @@ import time
 
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors, ids
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+CLIENT_CLOSED = 499
+"""Logged, never sent."""
 
 
 class RequestContext:
@@ -47,6 +52,9 @@ class RequestContext:
                     await answer.response()(scope, receive, send_with_headers)
                 else:
                     await self.app(scope, receive, send_with_headers)
+            except ClientDisconnect:
+                # In the middle of its own upload; there is nobody to answer.
+                status = CLIENT_CLOSED
             except Exception:
                 log.exception("request_failed", method=scope["method"], path=scope["path"])
                 if status:

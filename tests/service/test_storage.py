@@ -1,0 +1,108 @@
+"""Bytes under keys: whole or not at all, and only below the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.storage import CHUNK_BYTES, Storage, adapter_key, file_key, private_prefix, storage_from_url
+
+
+def pieces(num: int, *, fail_at: int | None = None) -> Iterator[bytes]:
+    for i in range(num):
+        if i == fail_at:
+            raise KeyError("the client went away")
+        yield bytes([i % 256]) * 65536
+
+
+def everything(storage_url: str) -> list[str]:
+    root = Path(storage_url.removeprefix("file://"))
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def test_a_stream_comes_back_equal_and_in_bounded_chunks(storage: Storage) -> None:
+    storage.put("files/a", pieces(200))
+    chunks = list(storage.stream("files/a"))
+    assert b"".join(chunks) == b"".join(pieces(200))
+    assert len(chunks) > 1
+    assert max(map(len, chunks)) < 4 * CHUNK_BYTES
+    assert storage.size("files/a") == 200 * 65536
+
+
+@pytest.mark.parametrize("fail_at", [0, 1, 150])
+def test_a_put_that_fails_leaves_nothing(storage: Storage, storage_url: str, fail_at: int) -> None:
+    with pytest.raises(KeyError, match="went away"):
+        storage.put("files/a", pieces(200, fail_at=fail_at))
+    assert everything(storage_url) == []
+
+
+def test_a_put_that_fails_leaves_what_was_there(storage: Storage, storage_url: str) -> None:
+    storage.put("files/a", b"old")
+    with pytest.raises(KeyError):
+        storage.put("files/a", pieces(200, fail_at=150))
+    assert b"".join(storage.stream("files/a")) == b"old"
+    assert everything(storage_url) == ["files/a"]
+
+
+def test_missing_objects_are_named_at_once(storage: Storage, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.stream("files/none")
+    with pytest.raises(FileNotFoundError):
+        storage.size("files/none")
+    with pytest.raises(FileNotFoundError, match="private/job"):
+        storage.download_folder("private/job", tmp_path)
+
+
+def test_deleting_is_repeatable(storage: Storage) -> None:
+    storage.put("files/a", b"x")
+    storage.delete("files/a")
+    storage.delete("files/a")
+    assert storage.keys("files") == []
+
+
+def test_a_prefix_is_a_folder_not_the_start_of_a_name(storage: Storage) -> None:
+    for key in ("private/ftjob-1/x", "private/ftjob-1/y/z", "private/ftjob-12/x"):
+        storage.put(key, b"")
+    assert storage.keys("private/ftjob-1") == ["private/ftjob-1/x", "private/ftjob-1/y/z"]
+    storage.delete_prefix("private/ftjob-1")
+    assert storage.keys("private") == ["private/ftjob-12/x"]
+
+
+def test_folders_go_up_and_come_down_equal(storage: Storage, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "deep").mkdir(parents=True)
+    (source / "a.txt").write_bytes(b"a")
+    (source / "deep" / "b c.bin").write_bytes(b"\0" * 100_000)
+    storage.upload_folder("private/job/1", source)
+    storage.download_folder("private/job/1", tmp_path / "copy")
+    assert (tmp_path / "copy" / "a.txt").read_bytes() == b"a"
+    assert (tmp_path / "copy" / "deep" / "b c.bin").read_bytes() == b"\0" * 100_000
+
+
+def test_a_key_cannot_leave_the_folder(storage: Storage, storage_url: str) -> None:
+    with pytest.raises(ValueError, match=r"\.\."):
+        storage.put("files/../../outside", b"x")
+    assert everything(storage_url) == []
+
+
+def test_probe_leaves_nothing(storage: Storage, storage_url: str) -> None:
+    storage.probe()
+    assert everything(storage_url) == []
+
+
+def test_private_weights_files_and_adapters_share_no_prefix() -> None:
+    first = {key.split("/")[0] for key in (file_key("x"), private_prefix("x"), adapter_key("x", 1))}
+    assert first == {"files", "private", "adapters"}
+
+
+@pytest.mark.parametrize("url", ["s3://bucket", "/no/scheme", "file://host/path", "file:relative"])
+def test_unsupported_urls_are_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="STORAGE_URL"):
+        storage_from_url(url)
+
+
+def test_the_folder_is_private(tmp_path: Path) -> None:
+    storage_from_url(f"file://{tmp_path}/with%20space")
+    assert (tmp_path / "with space").stat().st_mode & 0o777 == 0o700
