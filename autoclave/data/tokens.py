@@ -36,8 +36,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Encoded:
-    """`num_truncated` examples were cut at max_seq_length; `num_dropped` of them had nothing left to
-    train after the cut and are not in `examples`."""
+    """`num_truncated` examples were cut at max_seq_length; `num_dropped` had nothing to train (after the
+    cut) and are not in `examples`."""
 
     examples: list[Example]
     num_truncated: int
@@ -59,13 +59,15 @@ def encode(
     *,
     max_seq_length: int,
     too_long: Literal["truncate", "refuse"] = "truncate",
+    keep_untrained: bool = False,
 ) -> Encoded:
     """Tokens of all conversations, in order.
 
     A token is trained if its first character lies in a trained span (`templates.render`). Special
     tokens come from the template only. A longer example keeps its first `max_seq_length` tokens, or is
-    refused (DataError, numbered from 1 like the lines of the file it came from). Raises ModelError for a
-    tokenizer without offsets (a "slow" one), and what `render` raises.
+    refused (DataError, numbered from 1 like the lines of the file it came from). An example without a
+    trained token is dropped unless `keep_untrained` (statistics over all tokens need no label). Raises
+    ModelError for a tokenizer without offsets (a "slow" one), and what `render` raises.
     """
     if not tokenizer.is_fast:
         raise ModelError(
@@ -95,7 +97,7 @@ def encode(
                     continue
             example = _example(ids[:max_seq_length], offsets[:max_seq_length], spans)
             # The first token is never predicted, so a label there trains nothing.
-            if spans and not (example.labels[1:] != IGNORED).any():
+            if not keep_untrained and not (example.labels[1:] != IGNORED).any():
                 num_dropped += 1
                 continue
             examples.append(example)

@@ -163,6 +163,12 @@ def read_provenance(folder: Path) -> dict[str, Any]:
     return _read_json(file)
 
 
+def read_base_name(dir: str | Path) -> tuple[str, str | None]:
+    """Name and revision of the base as adapter_config.json gives them ("" if it names none)."""
+    values = _read_json(Path(dir) / CONFIG_FILE)
+    return values.get("base_model_name_or_path") or "", values.get("revision")
+
+
 def _inject(model: Any, config: LoraConfig) -> PeftModel:
     device_indices = range(torch.cuda.device_count())
     # PEFT's own draws must not shift the caller's generators, and its use of an old transformers name is
