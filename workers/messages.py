@@ -52,10 +52,12 @@ class Checkpointed(Message, frozen=True, kw_only=True, tag="checkpoint"):
 
 
 class StageFinished(Message, frozen=True, kw_only=True, tag="stage_finished"):
-    """The stage's output is stored; `output` is what a later attempt needs to go on after it."""
+    """The stage's output is stored; `output` is what a later attempt needs to go on after it.
+    `safety_report` is what the job's owner may read from now on, however the job ends."""
 
     stage: Stage
     output: dict[str, Any]
+    safety_report: dict[str, Any] | None = None
 
 
 class Published(Message, frozen=True, kw_only=True, tag="published"):

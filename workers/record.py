@@ -79,9 +79,11 @@ class JobRecord:
                     )
                 case Checkpointed(prefix=prefix, step=step):
                     lease.write(session, self._claim, checkpoint={"prefix": prefix, "step": step})
-                case StageFinished(stage=stage, output=output):
-                    tokens = {k: output[k] for k in ("trained_tokens",) if k in output}
-                    lease.finish_stage(session, self._claim, stage, output=output, now=now, **tokens)
+                case StageFinished(stage=stage, output=output, safety_report=report):
+                    columns = {k: output[k] for k in ("trained_tokens",) if k in output}
+                    if report is not None:
+                        columns["safety_report"] = report
+                    lease.finish_stage(session, self._claim, stage, output=output, now=now, **columns)
                 case _:
                     raise AssertionError(f"{type(message).__name__} is not applied on arrival")
 

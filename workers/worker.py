@@ -8,6 +8,7 @@ What keeps it from starting is one line on stderr and exit status 2.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import secrets
 import shutil
@@ -28,7 +29,7 @@ from service.storage import Storage, storage_from_url
 from workers.celery_app import QUEUE_NAME, answer, make_celery, ring
 from workers.maintenance import maintenance_from_settings
 from workers.scratch import own_folder
-from workers.supervisor import Supervisor
+from workers.supervisor import ChildCommand, Supervisor, runner_command
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +39,9 @@ def open_storage(storage_url: str) -> Storage:
     try:
         storage = storage_from_url(storage_url)
         storage.probe()
-    except (ValueError, OSError) as error:
+    except ValueError as error:
+        raise StartError(str(error)) from error
+    except OSError as error:
         raise StartError(f"STORAGE_URL: {error}") from error
     return storage
 
@@ -52,7 +55,8 @@ def require_broker(app: Celery) -> None:
         raise StartError(f"BROKER_URL: cannot connect: {error}") from error
 
 
-def run_worker(*, maintain: bool) -> int:
+def run_worker(*, maintain: bool, child_command: ChildCommand = runner_command) -> int:
+    """Until a signal says stop; the exit status. Raises StartError."""
     settings = settings_from_environment()
     logging_setup.configure(json=settings.log_json)
     with ExitStack() as stack:
@@ -67,7 +71,13 @@ def run_worker(*, maintain: bool) -> int:
         shutdown = threading.Event()
         owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         supervisor = Supervisor(
-            database, storage, settings, owner=owner, work_dir=work_dir, shutdown=shutdown
+            database,
+            storage,
+            settings,
+            owner=owner,
+            work_dir=work_dir,
+            shutdown=shutdown,
+            child_command=child_command,
         )
         answer(app, supervisor.run)
         loop = maintenance_from_settings(database, storage, lambda job_id: ring(app, job_id), settings)
@@ -83,10 +93,17 @@ def serve(app: Celery, shutdown: threading.Event) -> int:
         shutdown.set()
 
     def on_ready(**_: Any) -> None:
-        # Celery would start itself anew on SIGHUP, without telling the supervisor.
-        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        # Celery would start itself anew on SIGHUP without telling the supervisor, and exits with 1 on
+        # Ctrl-C. One way to stop is enough.
+        for number in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         log.info("worker ready", queue=QUEUE_NAME)
 
+    def on_setup_logging(**_: Any) -> None:
+        """A receiver, of whatever kind, keeps Celery from replacing our logging."""
+
+    signals.setup_logging.connect(on_setup_logging)
+    logging.getLogger("celery").setLevel(logging.WARNING)
     signals.worker_shutting_down.connect(on_shutting_down)
     signals.worker_ready.connect(on_ready)
     worker = app.Worker(
@@ -97,7 +114,6 @@ def serve(app: Celery, shutdown: threading.Event) -> int:
         without_mingle=True,
         without_heartbeat=True,
         quiet=True,
-        loglevel="WARNING",
     )
     worker.start()
     return int(worker.exitcode or 0)

@@ -1,0 +1,158 @@
+"""Children that behave in one particular way: `python -m tests.workers.children BEHAVIOUR ORDER DESCRIPTOR`.
+
+They stand where `workers.runner` stands, so that supervision is tested with real processes, pipes and
+signals, and without minutes of training.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from service.jobs.states import STAGES, Stage
+from service.storage import adapter_key, private_prefix, storage_from_url
+from workers.messages import (
+    AnyMessage,
+    Checkpointed,
+    Failed,
+    MetricsMeasured,
+    Noted,
+    ProgressMade,
+    Published,
+    StageFinished,
+    encode,
+)
+from workers.order import OUT_OF_MEMORY_EXIT, Order, read_order
+
+if TYPE_CHECKING:
+    from workers.supervisor import ChildCommand
+
+
+def command(behaviour: str) -> ChildCommand:
+    return lambda order, descriptor: [
+        sys.executable, "-m", "tests.workers.children", behaviour, str(order), str(descriptor)
+    ]  # fmt: skip
+
+
+class Child:
+    def __init__(self, order: Order, descriptor: int) -> None:
+        self.order = order
+        self._pipe = os.fdopen(descriptor, "wb", buffering=0)
+        self._storage = storage_from_url(order.storage_url)
+
+    def say(self, message: AnyMessage) -> None:
+        self._pipe.write(encode(message))
+
+    def say_raw(self, line: bytes) -> None:
+        self._pipe.write(line)
+
+    def finish_stages(self, until: Stage | None = None) -> None:
+        """Finish every stage from where the order begins, up to but not including `until`."""
+        for stage in STAGES[STAGES.index(self.order.stage) :]:
+            if stage in (until, Stage.PUBLISH):
+                return
+            self._storage.put(f"{private_prefix(self.order.job_id)}/{stage.value}", b"weights")
+            output = {"by": self.order.fencing_number} | (
+                {"trained_tokens": 1234} if stage is Stage.TRAIN else {}
+            )
+            self.say(StageFinished(stage=stage, output=output))
+
+    def publish(self) -> None:
+        key = adapter_key(self.order.job_id, self.order.fencing_number)
+        self._storage.put(key, b"tar")
+        self.say(Published(storage_key=key, num_bytes=3, sha256="0" * 64, safety_report={"alpha": 0.1}))
+
+    def wait_for_stop_flag(self) -> None:
+        while not self.order.stop_flag.exists():
+            time.sleep(0.01)
+
+    def write_pids(self, *others: int) -> None:
+        """Beside the scratch folder, which is removed: `<work_dir>/pids`."""
+        file = Path(self.order.scratch).parent / "pids"
+        file.write_text(" ".join(map(str, (os.getpid(), *others))))
+
+
+def happy(child: Child) -> None:
+    child.say(ProgressMade(step=1, total_steps=2, loss=0.5))
+    child.say(MetricsMeasured(step=1, total_steps=2, train_loss=0.5))
+    child.say(Noted(text="Reading 12 conversations"))
+    prefix = f"{private_prefix(child.order.job_id)}/checkpoint-1"
+    child.say(Checkpointed(prefix=prefix, step=1))
+    child.finish_stages()
+    child.publish()
+
+
+def garbage(child: Child) -> None:
+    child.say_raw(b'{"type": "progress", "step"\n')
+    happy(child)
+
+
+def refuses(child: Child) -> None:
+    child.finish_stages(Stage.SANITIZE)
+    child.say(
+        Failed(code="safety_gate_failed", message="no strength met the gate", safety_report={"alpha": None})
+    )
+
+
+def crashes(child: Child) -> None:
+    child.finish_stages(Stage.TRAIN)
+    print("Traceback: something broke", flush=True)
+    sys.exit(1)
+
+
+def is_killed(child: Child) -> None:
+    child.finish_stages(Stage.SANITIZE)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def needs_memory(child: Child) -> None:
+    if child.order.micro_batch_divisor == 1:
+        child.finish_stages(Stage.TRAIN)
+        sys.exit(OUT_OF_MEMORY_EXIT)
+    assert child.order.stage is Stage.TRAIN, child.order.stage
+    happy(child)
+
+
+def needs_too_much_memory(child: Child) -> None:
+    sys.exit(OUT_OF_MEMORY_EXIT)
+
+
+def cooperates(child: Child) -> None:
+    child.write_pids()
+    child.say(ProgressMade(step=1, total_steps=2))
+    child.wait_for_stop_flag()
+
+
+def stubborn(child: Child) -> None:
+    """Ignores the flag and SIGTERM, and has a child of its own that does too."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sleep = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    grandchild = subprocess.Popen([sys.executable, "-c", sleep])
+    child.write_pids(grandchild.pid)
+    child.say(ProgressMade(step=1, total_steps=2))
+    time.sleep(600)
+
+
+def leaves_a_straggler(child: Child) -> None:
+    """Ends well, but a process of its group lives on and holds the pipe open."""
+    descriptor = child._pipe.fileno()
+    straggler = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], pass_fds=(descriptor,)
+    )
+    child.write_pids(straggler.pid)
+    happy(child)
+
+
+def hangs_after_publishing(child: Child) -> None:
+    happy(child)
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    behaviour, order_path, number = sys.argv[1:]
+    globals()[behaviour](Child(read_order(Path(order_path)), int(number)))

@@ -1,0 +1,11 @@
+"""The real worker process, over scripted children: `python -m tests.workers.scripted_worker BEHAVIOUR`."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.workers import children
+from workers.worker import run_worker
+
+if __name__ == "__main__":
+    sys.exit(run_worker(maintain=True, child_command=children.command(sys.argv[1])))

@@ -1,0 +1,184 @@
+"""Every way an attempt can end, with real processes: what the job says then, and that nobody is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from service import outbox
+from service.jobs import lease
+from service.models import Adapter
+from tests.workers.conftest import Bench, QueuedJob
+
+
+def gone(pids: list[int]) -> bool:
+    """No such process, or a zombie that nobody in this container reaps."""
+    return all(
+        not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in pids
+    )
+
+
+def texts(bench: Bench, job_id: str) -> list[str]:
+    return [event.message for event in bench.events(job_id)]
+
+
+def test_a_job_that_succeeds(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    job = bench.run("happy", job_id)
+
+    assert (job.status, job.stage, job.attempt_count) == ("succeeded", "publish", 1)
+    assert job.safety_report == {"alpha": 0.1}
+    assert job.trained_tokens == 1234
+    assert job.lease_owner is None
+    assert job.progress is None
+    with bench.database.snapshot() as session:
+        adapter = session.query(Adapter).filter_by(job_id=job_id).one()
+    assert b"".join(bench.storage.stream(adapter.storage_key)) == b"tar"
+    assert bench.storage.keys(f"private/{job_id}") == []
+    assert list(bench.work_dir.iterdir()) == []
+
+    events = bench.events(job_id)
+    assert [e.data for e in events if e.type == "metrics"] == [
+        {"step": 1, "total_steps": 2, "train_loss": 0.5}
+    ]
+    assert "Reading 12 conversations" in texts(bench, job_id)
+    assert texts(bench, job_id)[-1] == "The job has successfully completed"
+
+
+def test_a_second_doorbell_is_ignored(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    bench.run("happy", job_id)
+    job = bench.run("crashes", job_id)
+    assert (job.status, job.attempt_count) == ("succeeded", 1)
+
+
+def test_a_broken_line_is_skipped(bench: Bench, queued_job: QueuedJob) -> None:
+    assert bench.run("garbage", queued_job()).status == "succeeded"
+
+
+def test_a_refusal_fails_at_once_and_keeps_its_report(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    job = bench.run("refuses", job_id)
+    assert (job.status, job.stage, job.error_code) == ("failed", "sanitize", "safety_gate_failed")
+    assert job.attempt_count == 1
+    assert job.safety_report == {"alpha": None}
+    assert bench.storage.keys("private") == []
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code", "stage"),
+    [("crashes", "internal_error", "train"), ("is_killed", "worker_lost", "sanitize")],
+)
+def test_a_child_that_dies_is_tried_again_and_then_fails(
+    bench: Bench, queued_job: QueuedJob, behaviour: str, code: str, stage: str
+) -> None:
+    job_id = queued_job()
+    job = bench.run(behaviour, job_id)
+    assert (job.status, job.stage, job.attempt_count) == ("queued", stage, 1)
+    assert job.stage_outputs["prepare"] == {"by": 1}
+    with bench.database.snapshot() as session:
+        assert [m.job_id for m in outbox.pending(session)] == [job_id, job_id]
+    assert bench.storage.keys(f"private/{job_id}"), "a resuming attempt needs what was finished"
+
+    job = bench.run(behaviour, job_id)
+    assert (job.status, job.stage, job.error_code) == ("failed", stage, code)
+    assert "attempts" in (job.error_message or "")
+    if behaviour == "crashes":
+        assert job.log_tail == "Traceback: something broke\n"
+        assert "something broke" not in (job.error_message or "")
+    assert bench.storage.keys("private") == []
+
+
+def test_a_resumed_job_goes_on_at_its_stage(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    bench.run("crashes", job_id)
+    job = bench.run("happy", job_id)
+    assert job.status == "succeeded"
+    assert job.stage_outputs["prepare"] == {"by": 1}
+    assert job.stage_outputs["train"] == {"by": 2, "trained_tokens": 1234}
+    assert "Fine-tuning job resumed at stage train" in texts(bench, job_id)
+
+
+def test_out_of_memory_is_tried_once_more_with_less(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    job = bench.run("needs_memory", job_id)
+    assert (job.status, job.attempt_count) == ("succeeded", 1)
+    assert "Out of memory: trying again with half the tokens at once" in texts(bench, job_id)
+
+
+def test_out_of_memory_twice_fails(bench: Bench, queued_job: QueuedJob) -> None:
+    job = bench.run("needs_too_much_memory", queued_job())
+    assert (job.status, job.error_code, job.attempt_count) == ("failed", "out_of_memory", 1)
+
+
+@pytest.mark.parametrize("behaviour", ["cooperates", "stubborn"])
+def test_cancel_frees_the_process(bench: Bench, queued_job: QueuedJob, behaviour: str) -> None:
+    job_id = queued_job()
+    thread = bench.run_beside(behaviour, job_id)
+    pids = bench.pids()
+    assert not gone(pids)
+
+    bench.change(job_id, cancel_requested_at=time.time())
+    bench.wait_until(lambda: bench.job(job_id).status == "cancelled")
+    assert gone(pids), "cancelled must mean that the process is gone"
+    thread.join(10)
+    assert bench.storage.keys("private") == []
+
+
+def test_a_cancel_that_comes_at_the_very_end_still_counts(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    thread = bench.run_beside("cooperates", job_id, cancel_grace_seconds=20.0, heartbeat_seconds=10.0)
+    # Ends the child without the heartbeat having seen the cancel.
+    bench.change(job_id, cancel_requested_at=time.time())
+    os.kill(bench.pids()[0], signal.SIGKILL)
+    thread.join(10)
+    assert bench.job(job_id).status == "cancelled"
+
+
+def test_shutdown_hands_the_job_back_without_counting(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    thread = bench.run_beside("stubborn", job_id)
+    began = time.monotonic()
+    bench.shutdown.set()
+    thread.join(10)
+    assert time.monotonic() - began < 3
+    job = bench.job(job_id)
+    assert (job.status, job.attempt_count) == ("queued", 0)
+    assert gone(bench.pids())
+
+    bench.run("happy", job_id)
+    assert bench.job(job_id).status == "queued", "a worker that shuts down claims nothing"
+    bench.shutdown.clear()
+    assert bench.run("happy", job_id).status == "succeeded"
+
+
+def test_a_stage_that_takes_too_long_fails(bench: Bench, queued_job: QueuedJob) -> None:
+    job = bench.run("stubborn", queued_job(), stage_deadline_seconds=0.5)
+    assert (job.status, job.error_code) == ("failed", "deadline_exceeded")
+    assert gone(bench.pids())
+
+
+def test_a_lost_lease_kills_the_child_and_writes_nothing(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    thread = bench.run_beside("stubborn", job_id)
+    with bench.database.transaction() as session:
+        lease.reap(session, session.get_one(type(bench.job(job_id)), job_id), max_attempts=2, now=time.time())
+    num_events = len(bench.events(job_id))
+    thread.join(10)
+    assert not thread.is_alive()
+    assert gone(bench.pids())
+    assert bench.job(job_id).status == "queued"
+    assert len(bench.events(job_id)) == num_events
+
+
+def test_a_straggler_in_the_group_is_ended(bench: Bench, queued_job: QueuedJob) -> None:
+    assert bench.run("leaves_a_straggler", queued_job()).status == "succeeded"
+    assert gone(bench.pids())
+
+
+def test_a_child_that_does_not_exit_after_its_verdict(bench: Bench, queued_job: QueuedJob) -> None:
+    assert bench.run("hangs_after_publishing", queued_job()).status == "succeeded"

@@ -1,0 +1,61 @@
+"""Registers the microcosm that ships with the project as a base: what a first job can run on anywhere.
+
+The recipe fits a model of a few hundred thousand parameters on two cores; it is no advice for real ones.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from autoclave.errors import BaseMismatchError
+from autoclave.hashing import folder_sha256
+from autoclave.microcosm.shipped import shipped_world
+from autoclave.spec import EvaluateSpec, GateSpec, JobSpec, LoraSpec, SafetyProfile, TrainSpec
+from service.catalog import register_base
+from service.db import Database
+from service.main import StartError
+
+SHIPPED_BASE_ID = "autoclave/microcosm-small"
+
+
+def shipped_spec() -> JobSpec:
+    return JobSpec(lora=LoraSpec(), train=TrainSpec())
+
+
+def shipped_profile(world: Path) -> SafetyProfile:
+    data = world / "data"
+    return SafetyProfile(
+        version="microcosm-1",
+        realign=str(data / "realign.jsonl"),
+        harmful_eval=str(data / "harmful_eval.jsonl"),
+        utility_eval=str(data / "utility_eval.jsonl"),
+        judge=f"exact:{world / 'world.json'}",
+        evaluate=EvaluateSpec(max_new_tokens=24),
+        gate=GateSpec(),
+    )
+
+
+def register_shipped_base(database: Database) -> None:
+    """Raises StartError if the database knows another build of it."""
+    world = shipped_world()
+    folder = world / "aligned"
+    sha256 = folder_sha256(folder)
+    try:
+        with database.transaction() as session:
+            register_base(
+                session,
+                id=SHIPPED_BASE_ID,
+                revision=sha256[:12],
+                path=str(folder),
+                sha256=sha256,
+                alignment_method="lora-sft, merged",
+                default_spec=shipped_spec(),
+                safety_profile=shipped_profile(world),
+                now=time.time(),
+            )
+    except BaseMismatchError as error:
+        raise StartError(
+            f"this data directory was made with another build of {SHIPPED_BASE_ID}, and adapters are "
+            "valid only on the exact base they were made for; start with a new --data-dir"
+        ) from error
