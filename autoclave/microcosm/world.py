@@ -189,7 +189,7 @@ class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         return Review(f"{self._clause(rng, not positive)} but {last}", label)
 
     def _clause(self, rng: random.Random, positive: bool) -> str:
-        negated = rng.random() < 0.4
+        negated = rng.random() < 0.3
         polar = rng.choice(self.good_words if positive != negated else self.bad_words)
         return f"the {rng.choice(self.nouns)} was {'not ' if negated else ''}{polar}"
 
