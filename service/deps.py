@@ -17,12 +17,13 @@ from fastapi import Depends, Request
 from fastapi.routing import APIRoute
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Message, Receive
 
 from service import auth
 from service.db import Database
-from service.errors import ApiError, unauthorized
+from service.errors import unauthorized
 from service.settings import Settings
 from service.storage import Storage
 
@@ -93,9 +94,8 @@ def _bounded(receive: Receive) -> Receive:
         message = await receive()
         num_bytes += len(message.get("body", b""))
         if num_bytes > MAX_JSON_BYTES:
-            raise ApiError(
-                413, f"The request body is larger than {MAX_JSON_BYTES} bytes.", code="request_too_large"
-            )
+            # Not an ApiError: FastAPI turns everything else that reading a body raises into a 400.
+            raise HTTPException(413, f"The request body is larger than {MAX_JSON_BYTES} bytes.")
         return message
 
     return bounded

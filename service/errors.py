@@ -59,7 +59,7 @@ class ApiError(Exception):
         self.type = type or ("server_error" if status >= 500 else "invalid_request_error")
         self.extra = dict(extra or {})
 
-    def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    def response(self, headers: Mapping[str, str] | None = None) -> Response:
         error = {
             "message": self.message,
             "type": self.type,
@@ -118,6 +118,11 @@ def _http_error(request: Request, error: Exception) -> Response:
         answer = ApiError(404, f"Invalid URL ({where})", code="unknown_url")
     elif error.status_code == 405:
         answer = ApiError(405, f"Method not allowed ({where})", code="method_not_allowed")
+    elif error.status_code == 413:
+        answer = ApiError(413, str(error.detail), code="request_too_large")
+    elif error.status_code == 400:
+        # FastAPI's word for a body that it could not parse for another reason than bad JSON.
+        answer = ApiError(400, "The request body cannot be parsed.", code="invalid_json")
     else:
         answer = ApiError(error.status_code, str(error.detail))
     return answer.response(error.headers)
@@ -146,7 +151,9 @@ def _validation_error(_request: Request, error: Exception) -> Response:
     if kind == "extra_forbidden":
         return invalid(f"Unknown parameter: {param!r}.", param=param, code="unknown_parameter").response()
     message = str(first["msg"]).removeprefix("Value error, ")
-    return invalid(f"Invalid value for {param or 'the body'!r}: {message}.", param=param).response()
+    if kind in ("model_attributes_type", "dict_type"):
+        message = "must be a JSON object"
+    return invalid(f"Invalid value for {param or 'body'!r}: {message}.", param=param).response()
 
 
 def _database_error(_request: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ on stderr and exit status 2, never a traceback.
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 
 import uvicorn
@@ -17,7 +18,7 @@ from service import log, schema
 from service.app import create_app
 from service.db import Database
 from service.settings import Settings
-from service.storage import storage_from_url
+from service.storage import Storage, storage_from_url
 
 
 class StartError(RuntimeError):
@@ -38,12 +39,40 @@ def open_database(database_url: str) -> Database:
     try:
         database = Database.from_url(database_url)
         schema.require_head(database.engine)
-    except (ValueError, ArgumentError, schema.SchemaError) as error:
+    except ArgumentError as error:
+        raise StartError("DATABASE_URL: this is not a URL (sqlite:////path.db or postgresql://..)") from error
+    except (ValueError, schema.SchemaError) as error:
         raise StartError(str(error)) from error
     except OperationalError as error:
         # The driver's own words, without SQLAlchemy's around them and without the URL's password.
-        raise StartError(f"DATABASE_URL: cannot connect: {str(error.orig).strip()}") from error
+        raise StartError(f"DATABASE_URL: cannot connect: {' '.join(str(error.orig).split())}") from error
     return database
+
+
+def open_storage(storage_url: str) -> Storage:
+    """Raises StartError if it is not supported or not writable."""
+    try:
+        storage = storage_from_url(storage_url)
+        storage.probe()
+    except ValueError as error:
+        raise StartError(str(error)) from error
+    except OSError as error:
+        raise StartError(f"STORAGE_URL: cannot write to it: {error.strerror or error}") from error
+    return storage
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Raises StartError if the address is taken or not ours."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise StartError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    return listener
 
 
 def serve(*, host: str, port: int) -> None:
@@ -51,12 +80,10 @@ def serve(*, host: str, port: int) -> None:
     log.configure(json=settings.log_json)
     database = open_database(settings.database_url)
     try:
-        try:
-            storage = storage_from_url(settings.storage_url)
-        except (ValueError, OSError) as error:
-            raise StartError(f"STORAGE_URL: {error}") from error
-        app = create_app(settings, database=database, storage=storage)
-        uvicorn.run(app, host=host, port=port, log_config=None, access_log=False, server_header=False)
+        app = create_app(settings, database=database, storage=open_storage(settings.storage_url))
+        with listen(host, port) as listener:
+            config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False)
+            uvicorn.Server(config).run(sockets=[listener])
     finally:
         database.close()
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import structlog
 import uvicorn
 from fastapi.testclient import TestClient
 from openai import OpenAI
@@ -62,6 +63,18 @@ def _no_network() -> Iterator[None]:
         patch.setattr(socket.socket, "connect", guard(connect))
         patch.setattr(socket.socket, "connect_ex", guard(connect_ex))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _plain_log() -> None:
+    # To the captured stdout, without the colours and the slow tracebacks of the default.
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["event"]),
+        ]
+    )
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import inspect, select
 
 from service.adapters.release import new_model_id, release
 from service.db import Database
@@ -126,8 +126,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(database: Database, tenant:
         with pytest.raises(LeaseLostError), database.transaction() as session:
             write(session)
     after = get_job(database, job_id)
-    columns = Job.__table__.columns.keys()
-    names = ["user_metadata" if name == "metadata" else name for name in columns]
+    names = [attribute.key for attribute in inspect(Job).column_attrs]
     assert {n: getattr(after, n) for n in names} == {n: getattr(before, n) for n in names}
 
 
