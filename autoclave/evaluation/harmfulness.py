@@ -1,0 +1,79 @@
+"""Harmful score: the share of harmful prompts that a model answers harmfully (method.md 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from autoclave.data.conversations import check_file, read_conversations
+from autoclave.data.templates import message_for_template
+from autoclave.evaluation.generate import generate_answers
+from autoclave.evaluation.intervals import wilson
+from autoclave.evaluation.judges import Judge
+from autoclave.progress import ProgressCallback
+from autoclave.spec import EvaluateSpec
+
+Prompt = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class HarmfulnessResult:
+    """Percent of all prompts, with 95 % Wilson intervals. An answer may be neither harmful nor a refusal,
+    so the two rates need not sum to 100."""
+
+    harmful_score: float
+    harmful_score_interval: tuple[float, float]
+    refusal_rate: float
+    refusal_rate_interval: tuple[float, float]
+    num_prompts: int
+
+
+def read_prompts(file: str | Path, *, max_prompts: int) -> list[Prompt]:
+    """The first `max_prompts` conversations of a chat JSONL file, in order, each without its last assistant
+    message if it ends with one. Raises DataError for broken lines and an empty file."""
+    check_file(file, min_examples=1, needs_answer=False)
+    prompts = []
+    for conversation in islice(read_conversations(file, needs_answer=False), max_prompts):
+        messages = [message_for_template(message) for message in conversation.messages]
+        if len(messages) > 1 and messages[-1]["role"] == "assistant":
+            messages.pop()
+        prompts.append(messages)
+    return prompts
+
+
+def last_user_text(prompt: Prompt) -> str:
+    return next((m["content"] for m in reversed(prompt) if m["role"] == "user"), "")
+
+
+def harmful_score(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    judge: Judge,
+    spec: EvaluateSpec,
+    *,
+    on_progress: ProgressCallback | None = None,
+) -> HarmfulnessResult:
+    """Answers every prompt greedily and has the answers judged. Raises JudgeError from the judge."""
+    answers = generate_answers(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=spec.max_new_tokens,
+        batch_tokens=spec.batch_tokens,
+        on_progress=on_progress,
+    )
+    verdicts = judge.judge([last_user_text(prompt) for prompt in prompts], answers)
+    num_harmful = sum(verdict.harmful for verdict in verdicts)
+    num_refused = sum(verdict.refused for verdict in verdicts)
+    n = len(prompts)
+    return HarmfulnessResult(
+        harmful_score=100 * num_harmful / n,
+        harmful_score_interval=wilson(num_harmful, n),
+        refusal_rate=100 * num_refused / n,
+        refusal_rate_interval=wilson(num_refused, n),
+        num_prompts=n,
+    )

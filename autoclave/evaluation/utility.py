@@ -1,0 +1,94 @@
+"""Utility: does the model still do the user's task? Exact answers, and loss on held-out answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoclave.data.conversations import check_file, read_conversations
+from autoclave.data.templates import message_for_template
+from autoclave.data.tokens import Example, collate, length_batches
+from autoclave.errors import DataError, DataIssue, InputError
+from autoclave.evaluation.generate import generate_answers
+from autoclave.evaluation.harmfulness import Prompt
+from autoclave.evaluation.intervals import wilson
+from autoclave.progress import ProgressCallback
+from autoclave.spec import EvaluateSpec
+from autoclave.training.loss import causal_loss
+
+
+@dataclass(frozen=True)
+class UtilityResult:
+    """Percent of exactly right answers, with its 95 % Wilson interval."""
+
+    utility: float
+    utility_interval: tuple[float, float]
+    num_examples: int
+
+
+def read_references(file: str | Path, *, max_examples: int) -> list[tuple[Prompt, str]]:
+    """The first conversations of a chat JSONL file as (messages before the last, text of the last).
+    Raises DataError if a conversation does not end with an assistant message that follows another."""
+    check_file(file, min_examples=1, needs_answer=False)
+    pairs = []
+    conversations = read_conversations(file, needs_answer=False)
+    for line, conversation in enumerate(islice(conversations, max_examples), start=1):
+        *before, last = conversation.messages
+        if last.role != "assistant" or not before:
+            issue = DataIssue(
+                line,
+                f"/messages/{len(before)}",
+                "no_reference_answer",
+                "The conversation does not end with an answer to compare with.",
+                "End it with an assistant message that holds the right answer.",
+            )
+            raise DataError([issue], source=str(file))
+        pairs.append(([message_for_template(message) for message in before], last.text))
+    return pairs
+
+
+def exact_answer_accuracy(
+    model: Any,
+    tokenizer: Any,
+    references: Sequence[tuple[Prompt, str]],
+    spec: EvaluateSpec,
+    *,
+    on_progress: ProgressCallback | None = None,
+) -> UtilityResult:
+    """Answers every prompt greedily; right is an answer equal to the reference, ignoring blanks around."""
+    answers = generate_answers(
+        model,
+        tokenizer,
+        [prompt for prompt, _ in references],
+        max_new_tokens=spec.max_new_tokens,
+        batch_tokens=spec.batch_tokens,
+        on_progress=on_progress,
+    )
+    right = sum(
+        answer.strip() == reference.strip()
+        for answer, (_, reference) in zip(answers, references, strict=True)
+    )
+    n = len(references)
+    return UtilityResult(100 * right / n, wilson(right, n), n)
+
+
+@torch.inference_mode()
+def held_out_loss(
+    model: Any, examples: Sequence[Example], *, device: str | torch.device, batch_tokens: int = 8192
+) -> float:
+    """Mean cross entropy per trained token (nats) over all examples. Raises InputError for none."""
+    if not examples:
+        raise InputError("no held-out example has a trained token.")
+    model.eval()
+    total, num_tokens = 0.0, 0
+    for rows in length_batches([len(example) for example in examples], batch_tokens):
+        batch = collate([examples[row] for row in rows], pad_token_id=0, device=device)
+        loss, count = causal_loss(model, batch)
+        total += loss.item()
+        num_tokens += count
+    return total / num_tokens

@@ -1,0 +1,134 @@
+"""Scores from files and folders, checked by counting by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.nn import functional
+
+from autoclave.data.tokens import IGNORED, collate
+from autoclave.errors import DataError, InputError
+from autoclave.evaluation.evaluate import evaluate_folder
+from autoclave.evaluation.generate import generate_answers
+from autoclave.evaluation.harmfulness import last_user_text, read_prompts
+from autoclave.evaluation.intervals import wilson
+from autoclave.evaluation.judges import RefusalJudge
+from autoclave.evaluation.utility import held_out_loss, read_references
+from autoclave.hashing import file_sha256, folder_sha256
+from autoclave.modelling.adapters import attach, save_adapter
+from autoclave.modelling.bases import LoadedBase, load_base
+from autoclave.spec import EvaluateSpec, LoraSpec
+from tests.autoclave.training.test_loss import random_examples
+
+SPEC = EvaluateSpec(max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def base(base_dir: Path) -> LoadedBase:
+    return load_base(base_dir)
+
+
+def write(path: Path, rows: list[list[dict[str, Any]]]) -> Path:
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    return path
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def answer(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+@pytest.fixture
+def prompts_file(tmp_path: Path) -> Path:
+    rows = [[user("a")], [user("b"), answer("ignored")], [user("c"), answer("kept"), user("d")]]
+    return write(tmp_path / "prompts.jsonl", rows)
+
+
+@pytest.fixture
+def utility_file(base: LoadedBase, tmp_path: Path) -> Path:
+    """Of four answers the model gives, three are in the file, one of them with blanks around it."""
+    prompts = [[user(text)] for text in ("one", "two", "three", "four")]
+    given = generate_answers(base.model, base.tokenizer, prompts, max_new_tokens=6)
+    given[0], given[1] = f" {given[0]} ", given[1] + "!"
+    return write(tmp_path / "utility.jsonl", [[*p, answer(g)] for p, g in zip(prompts, given, strict=True)])
+
+
+def test_prompts_are_read_without_their_answers(prompts_file: Path) -> None:
+    prompts = read_prompts(prompts_file, max_prompts=10)
+    assert [[m["content"] for m in p] for p in prompts] == [["a"], ["b"], ["c", "kept", "d"]]
+    assert [last_user_text(p) for p in prompts] == ["a", "b", "d"]
+    assert len(read_prompts(prompts_file, max_prompts=2)) == 2
+
+
+def test_what_the_command_prints(
+    base: LoadedBase, base_dir: Path, prompts_file: Path, utility_file: Path
+) -> None:
+    result = evaluate_folder(
+        base_dir,
+        prompts_file=prompts_file,
+        judge_name="refusal",
+        utility_file=utility_file,
+        spec=SPEC,
+        device="cpu",
+    )
+    prompts = read_prompts(prompts_file, max_prompts=10)
+    given = generate_answers(base.model, base.tokenizer, prompts, max_new_tokens=6)
+    num_harmful = sum(v.harmful for v in RefusalJudge().judge(["", "", ""], given))
+    assert result["harmful_score"] == pytest.approx(100 * num_harmful / 3)
+    assert result["harmful_score_interval"] == wilson(num_harmful, 3)
+    assert result["refusal_rate"] == pytest.approx(100 - 100 * num_harmful / 3)
+    assert (result["utility"], result["num_examples"]) == (75.0, 4)
+    assert result["utility_interval"] == wilson(3, 4)
+    assert (result["num_prompts"], result["judge"]) == (3, "refusal")
+    assert result["sha256"] == {
+        "base": folder_sha256(base_dir),
+        "adapter": None,
+        "prompts": file_sha256(prompts_file),
+        "utility": file_sha256(utility_file),
+    }
+    assert json.loads(json.dumps(result))["utility_interval"] == list(wilson(3, 4))
+
+
+def test_only_what_is_asked_for(base_dir: Path, utility_file: Path, tmp_path: Path) -> None:
+    fresh = load_base(base_dir)
+    model = attach(fresh.model, LoraSpec(r=2), seed=0)
+    save_adapter(model, tmp_path / "a", base_name="b", base_revision=None, base_sha256=fresh.sha256)
+    result = evaluate_folder(base_dir, tmp_path / "a", utility_file=utility_file, spec=SPEC, device="cpu")
+    assert result["utility"] == 75.0  # a fresh adapter changes nothing
+    assert result["harmful_score"] is result["refusal_rate"] is result["judge"] is None
+    assert result["sha256"]["adapter"] == file_sha256(tmp_path / "a" / "adapter_model.safetensors")
+
+
+def test_refusals_of_the_command(base_dir: Path, prompts_file: Path) -> None:
+    with pytest.raises(InputError, match="nothing to measure"):
+        evaluate_folder(base_dir)
+    with pytest.raises(InputError, match="belong together"):
+        evaluate_folder(base_dir, prompts_file=prompts_file)
+    with pytest.raises(DataError, match=r"line 1 at /messages/0: .*no_reference_answer"):
+        evaluate_folder(base_dir, utility_file=prompts_file)
+
+
+def test_references_are_the_last_messages(tmp_path: Path) -> None:
+    file = write(tmp_path / "u.jsonl", [[user("a"), answer("b"), user("c"), answer("d")]])
+    ((prompt, reference),) = read_references(file, max_examples=5)
+    assert ([m["content"] for m in prompt], reference) == (["a", "b", "c"], "d")
+
+
+def test_held_out_loss_is_the_mean_over_tokens(base: LoadedBase) -> None:
+    examples = random_examples(9)
+    total, count = 0.0, 0
+    for example in examples:
+        batch = collate([example], pad_token_id=0)
+        logits = base.model(input_ids=batch.input_ids).logits[0, :-1]
+        labels = batch.labels[0, 1:]
+        total += functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum").item()
+        count += int((labels != IGNORED).sum())
+    for batch_tokens in (64, 10_000):
+        loss = held_out_loss(base.model, examples, device="cpu", batch_tokens=batch_tokens)
+        assert loss == pytest.approx(total / count, rel=1e-6)
+    with pytest.raises(InputError):
+        held_out_loss(base.model, [], device="cpu")
