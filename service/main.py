@@ -11,54 +11,10 @@ import socket
 import sys
 
 import uvicorn
-from pydantic import ValidationError
-from sqlalchemy.exc import ArgumentError, OperationalError
 
-from service import log, schema
+from service import log
 from service.app import create_app
-from service.db import Database
-from service.settings import Settings
-from service.storage import Storage, storage_from_url
-
-
-class StartError(RuntimeError):
-    """Something that an operator must put right; the message says what and how."""
-
-
-def settings_from_environment() -> Settings:
-    """Raises StartError that names each variable and its problem."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-        raise StartError(f"settings: {'; '.join(problems)} (see docs/configuration.md)") from error
-
-
-def open_database(database_url: str) -> Database:
-    """Raises StartError if it cannot be reached or is not migrated."""
-    try:
-        database = Database.from_url(database_url)
-        schema.require_head(database.engine)
-    except ArgumentError as error:
-        raise StartError("DATABASE_URL: this is not a URL (sqlite:////path.db or postgresql://..)") from error
-    except (ValueError, schema.SchemaError) as error:
-        raise StartError(str(error)) from error
-    except OperationalError as error:
-        # The driver's own words, without SQLAlchemy's around them and without the URL's password.
-        raise StartError(f"DATABASE_URL: cannot connect: {' '.join(str(error.orig).split())}") from error
-    return database
-
-
-def open_storage(storage_url: str) -> Storage:
-    """Raises StartError if it is not supported or not writable."""
-    try:
-        storage = storage_from_url(storage_url)
-        storage.probe()
-    except ValueError as error:
-        raise StartError(str(error)) from error
-    except OSError as error:
-        raise StartError(f"STORAGE_URL: cannot write to it: {error.strerror or error}") from error
-    return storage
+from service.startup import StartError, open_database, open_storage, settings_from_environment
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import redis
 
-from service.main import StartError
+from service.startup import StartError
 from workers.service_process import ServiceProcess
 
 _LONGEST_SOCKET_PATH = 100

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from service.main import StartError
+from service.startup import StartError
 
 
 class DataDir:

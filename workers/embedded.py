@@ -25,9 +25,9 @@ from sqlalchemy import select
 
 from service import auth, schema
 from service.db import Database
-from service.main import StartError
 from service.models import ApiKey
 from service.settings import Settings
+from service.startup import StartError
 from service.storage import storage_from_url
 from workers.broker import broker_process, broker_url, socket_path, wait_for_broker
 from workers.celery_app import make_celery, ring
@@ -57,7 +57,17 @@ def require_free_port(host: str, port: int) -> None:
 
 
 class EmbeddedService:
-    def __init__(self, data_dir: DataDir, *, host: str, port: int) -> None:
+    """`give_up`, once set, ends a start that is under way; `hurry` kills what does not stop at once."""
+
+    def __init__(
+        self,
+        data_dir: DataDir,
+        *,
+        host: str,
+        port: int,
+        give_up: threading.Event | None = None,
+        hurry: threading.Event | None = None,
+    ) -> None:
         self.data_dir = data_dir
         self.url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
         self.first_key: str | None = None
@@ -67,7 +77,8 @@ class EmbeddedService:
         self._port = port
         self._stack = ExitStack()
         self._stopping = threading.Event()
-        self._hurry = threading.Event()
+        self._give_up = give_up or threading.Event()
+        self._hurry = hurry or threading.Event()
 
     def __enter__(self) -> Self:
         """Start everything and return when the API answers. Raises StartError; nothing runs then."""
@@ -84,10 +95,6 @@ class EmbeddedService:
     ) -> None:
         self._stopping.set()
         self._stack.close()
-
-    def hurry(self) -> None:
-        """While stopping: kill what is left at once instead of waiting for it."""
-        self._hurry.set()
 
     def _start(self) -> None:
         require_free_port(self._host, self._port)
@@ -159,6 +166,8 @@ class EmbeddedService:
                 with urllib.request.urlopen(f"{self.url}/readyz", timeout=2):  # noqa: S310
                     return
             except (urllib.error.URLError, OSError) as error:
+                if self._give_up.is_set():
+                    raise StartError("stopped while starting") from error
                 if api.exit_code() is not None or time.monotonic() > deadline:
                     raise StartError(f"the API does not start: {api.last_words()} ({error})") from error
             time.sleep(0.05)

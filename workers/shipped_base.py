@@ -14,7 +14,7 @@ from autoclave.microcosm.shipped import shipped_world
 from autoclave.spec import EvaluateSpec, GateSpec, JobSpec, LoraSpec, SafetyProfile, TrainSpec
 from service.catalog import register_base
 from service.db import Database
-from service.main import StartError
+from service.startup import StartError
 
 SHIPPED_BASE_ID = "autoclave/microcosm-small"
 

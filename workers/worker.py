@@ -24,26 +24,13 @@ from celery import Celery, signals
 from kombu.exceptions import OperationalError as BrokerError
 
 from service import log as logging_setup
-from service.main import StartError, open_database, settings_from_environment
-from service.storage import Storage, storage_from_url
+from service.startup import StartError, open_database, open_storage, settings_from_environment
 from workers.celery_app import QUEUE_NAME, answer, make_celery, ring
 from workers.maintenance import maintenance_from_settings
 from workers.scratch import own_folder
 from workers.supervisor import ChildCommand, Supervisor, runner_command
 
 log = structlog.get_logger(__name__)
-
-
-def open_storage(storage_url: str) -> Storage:
-    """Raises StartError unless it can be written to."""
-    try:
-        storage = storage_from_url(storage_url)
-        storage.probe()
-    except ValueError as error:
-        raise StartError(str(error)) from error
-    except OSError as error:
-        raise StartError(f"STORAGE_URL: {error}") from error
-    return storage
 
 
 def require_broker(app: Celery) -> None:

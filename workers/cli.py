@@ -1,0 +1,99 @@
+"""The console script `autoclave`: the library's commands, and those that run and administer the service.
+
+Heavy imports stay inside the commands: this starts at once, and works in the API image, which holds
+neither torch nor Celery.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoclave.cli import app
+from autoclave.errors import InputError
+from workers.cli_admin import DataDirOption, admin
+
+DEFAULT_DATA_DIR = Path("autoclave-data")
+
+app.add_typer(admin, name="admin", help="Migrate the database; make organizations, projects, keys, bases.")
+
+HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
+PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+
+
+@app.command()
+def up(
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    data_dir: DataDirOption = DEFAULT_DATA_DIR,
+) -> None:
+    """Start the whole service (API, worker, broker, SQLite, folder storage) until Ctrl-C.
+
+    Prints the URL, and on the first start of a data directory an API key.
+    """
+    from workers.up import run_until_stopped
+
+    assert data_dir is not None, "the option has a default"
+    raise typer.Exit(run_until_stopped(data_dir, host=host, port=port))
+
+
+@app.command()
+def demo(
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Keep the service's data here (default: a temporary folder).")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="New folder for the adapter and its report.")] = Path(
+        "demo-output"
+    ),
+) -> None:
+    """Run the whole product once: poisoned upload, training, sanitised adapter, table.
+
+    Exits with 1 if anything fails, also if the harmful score did not fall.
+    """
+    from workers.demo import run_demo
+
+    raise typer.Exit(run_demo(data_dir, out))
+
+
+@app.command()
+def api(host: HostOption = "127.0.0.1", port: PortOption = 8000) -> None:
+    """Serve the API. Settings come from the environment (docs/configuration.md)."""
+    from service.main import serve
+
+    serve(host=host, port=port)
+
+
+@app.command()
+def worker(
+    without_maintenance: Annotated[
+        bool,
+        typer.Option("--without-maintenance", help="Leave outbox and expired leases to another process."),
+    ] = False,
+) -> None:
+    """Run jobs, one at a time. Settings come from the environment (docs/configuration.md)."""
+    from workers.worker import run_worker
+
+    raise typer.Exit(run_worker(maintain=not without_maintenance))
+
+
+def main() -> None:
+    """Errors that the user or operator can put right are one message on stderr and exit status 2."""
+    try:
+        app()
+    except InputError as error:
+        print(f"autoclave: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        from service.startup import StartError
+
+        if not isinstance(error, StartError):
+            raise
+        print(f"autoclave: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
