@@ -1,0 +1,100 @@
+"""Fine-tuning from folders into a folder: what `autoclave finetune` does."""
+
+from __future__ import annotations
+
+import json
+import resource
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from autoclave import __version__
+from autoclave.data.conversations import check_file, read_conversations
+from autoclave.data.tokens import encode
+from autoclave.hashing import file_sha256
+from autoclave.modelling.adapters import WEIGHTS_FILE, attach, save_adapter
+from autoclave.modelling.bases import default_device, default_dtype, load_base
+from autoclave.outputs import output_folder
+from autoclave.progress import ProgressCallback
+from autoclave.spec import LoraSpec, TrainSpec
+from autoclave.training.checkpoint import CheckpointStore
+from autoclave.training.loop import finetune
+
+RECORD_FILE = "training.json"
+
+
+def finetune_folder(
+    base_dir: str | Path,
+    data_file: str | Path,
+    out_dir: str | Path,
+    lora: LoraSpec,
+    train: TrainSpec,
+    *,
+    base_name: str | None = None,
+    device: str | None = None,
+    checkpoint_dir: str | Path | None = None,
+    checkpoint_every_steps: int = 100,
+    on_progress: ProgressCallback | None = None,
+) -> dict[str, Any]:
+    """Trains a LoRA adapter on chat JSONL and writes it as a PEFT folder with `training.json`, which is
+    also returned. The adapter is not sanitised.
+
+    `base_name` goes into adapter_config.json (the path of the base if not given). With `checkpoint_dir` a
+    run that was stopped goes on where its last checkpoint was; the checkpoints are removed at the end.
+    Raises InputError and its subclasses for bad data or folders, NonFiniteLossError.
+    """
+    device = device or default_device()
+    dataset = check_file(data_file)
+    store = CheckpointStore(checkpoint_dir) if checkpoint_dir else None
+    with output_folder(out_dir) as out:
+        base = load_base(base_dir, dtype=default_dtype(device), device=device)
+        encoded = encode(
+            base.tokenizer,
+            read_conversations(data_file),
+            max_seq_length=train.max_seq_length,
+            too_long=train.too_long,
+        )
+        model = attach(base.model, lora, seed=train.seed)
+        result = finetune(
+            model,
+            encoded.examples,
+            train,
+            device=device,
+            on_progress=on_progress,
+            checkpoint=store,
+            checkpoint_every_steps=checkpoint_every_steps,
+        )
+        name = str(base_dir) if base_name is None else base_name
+        save_adapter(model, out, base_name=name, base_revision=None, base_sha256=base.sha256)
+        record = {
+            "lora": lora.model_dump(mode="json"),
+            "train": train.model_dump(mode="json"),
+            "examples": len(encoded.examples),
+            "truncated": encoded.num_truncated,
+            "dropped": encoded.num_dropped,
+            "steps": result.steps,
+            "trained_tokens": result.trained_tokens,
+            "seconds": round(result.seconds, 3),
+            "first_loss": result.losses[0],
+            "last_loss": result.losses[-1],
+            "peak_memory_bytes": result.peak_memory_bytes or _peak_resident_bytes(),
+            "device": device,
+            "dtype": str(base.model.dtype).removeprefix("torch."),
+            "sha256": {
+                "base": base.sha256,
+                "data": dataset.sha256,
+                "adapter": file_sha256(out / WEIGHTS_FILE),
+            },
+            "versions": {"autoclave": __version__}
+            | {n: version(n) for n in ("torch", "transformers", "peft")},
+        }
+        whole = record | {"losses": result.losses}
+        (out / RECORD_FILE).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+    if store:
+        store.clear()
+    return record
+
+
+def _peak_resident_bytes() -> int:
+    """Of this process since it started; Linux counts in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
