@@ -34,13 +34,12 @@ test: $(STAMP) ## the whole suite, fast tests first (PostgreSQL and Valkey run f
 test-fast: $(STAMP) ## only the tests not marked slow
 	$(BIN)/pytest -m 'not slow'
 
-check: $(STAMP) ## ruff, mypy, import-linter, alembic check on SQLite and PostgreSQL, compose file
+check: $(STAMP) ## ruff, mypy, import-linter, alembic check on SQLite and PostgreSQL
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m service.schema --check
-	$(BIN)/python ops/check_compose.py
 
 format: $(STAMP) ## let ruff format and fix what it can
 	$(BIN)/ruff format .
