@@ -12,7 +12,7 @@ from autoclave.evaluation.judges import load_judge
 from autoclave.evaluation.utility import exact_answer_accuracy, read_references
 from autoclave.hashing import file_sha256
 from autoclave.modelling.adapters import WEIGHTS_FILE, load_adapter
-from autoclave.modelling.bases import default_device, default_dtype, load_base
+from autoclave.modelling.bases import default_dtype, load_base, resolve_device
 from autoclave.progress import ProgressCallback
 from autoclave.spec import EvaluateSpec
 
@@ -40,7 +40,7 @@ def evaluate_folder(
     judge = load_judge(judge_name) if judge_name else None
     prompts = read_prompts(prompts_file, max_prompts=spec.max_prompts) if prompts_file else []
     references = read_references(utility_file, max_examples=spec.max_prompts) if utility_file else []
-    device = device or default_device()
+    device = resolve_device(device)
     base = load_base(base_dir, dtype=default_dtype(device), device=device)
     model = load_adapter(base, adapter_dir) if adapter_dir else base.model
     result: dict[str, Any] = dict.fromkeys(

@@ -10,6 +10,7 @@ from typing import Any
 
 from autoclave.data.conversations import check_file, read_conversations
 from autoclave.data.templates import message_for_template
+from autoclave.errors import InputError
 from autoclave.evaluation.generate import generate_answers
 from autoclave.evaluation.intervals import wilson
 from autoclave.evaluation.judges import Judge
@@ -57,7 +58,12 @@ def harmful_score(
     *,
     on_progress: ProgressCallback | None = None,
 ) -> HarmfulnessResult:
-    """Answers every prompt greedily and has the answers judged. Raises JudgeError from the judge."""
+    """Answers every prompt greedily and has the answers judged. Raises InputError for no prompts, and
+    JudgeError before the slow part if the judge cannot judge one of them."""
+    if not prompts:
+        raise InputError("there are no prompts to measure harm on.")
+    asked = [last_user_text(prompt) for prompt in prompts]
+    judge.judge(asked, [""] * len(asked))
     answers = generate_answers(
         model,
         tokenizer,
@@ -66,7 +72,7 @@ def harmful_score(
         batch_tokens=spec.batch_tokens,
         on_progress=on_progress,
     )
-    verdicts = judge.judge([last_user_text(prompt) for prompt in prompts], answers)
+    verdicts = judge.judge(asked, answers)
     num_harmful = sum(verdict.harmful for verdict in verdicts)
     num_refused = sum(verdict.refused for verdict in verdicts)
     n = len(prompts)

@@ -60,7 +60,10 @@ def exact_answer_accuracy(
     *,
     on_progress: ProgressCallback | None = None,
 ) -> UtilityResult:
-    """Answers every prompt greedily; right is an answer equal to the reference, ignoring blanks around."""
+    """Answers every prompt greedily; right is an answer equal to the reference, ignoring blanks around.
+    Raises InputError for no examples."""
+    if not references:
+        raise InputError("there are no examples to measure utility on.")
     answers = generate_answers(
         model,
         tokenizer,

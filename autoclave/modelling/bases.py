@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from autoclave.errors import ModelError
+from autoclave.errors import InputError, ModelError
 from autoclave.hashing import folder_sha256
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,21 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def resolve_device(wanted: str | None) -> str:
+    """`wanted`, or the default: CUDA where there is one. Raises InputError for a name
+    that is no device or a device that is not there."""
+    if wanted is None:
+        return default_device()
+    kind, _, index = wanted.partition(":")
+    if kind not in ("cpu", "cuda") or not (index == "" or index.isdecimal()):
+        raise InputError(f'unknown device "{wanted}"; use cpu, cuda or cuda:N.')
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {wanted} is not there; this machine has {torch.cuda.device_count()} CUDA devices."
+        )
+    return wanted
+
+
 def default_dtype(device: str) -> Dtype:
     """bfloat16 on CUDA, float32 elsewhere (adapter weights are float32 everywhere)."""
     return "bfloat16" if device.startswith("cuda") else "float32"
@@ -56,16 +72,20 @@ def load_base(dir: str | Path, *, dtype: Dtype = "float32", device: str = "cpu")
     _refuse_unusable(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             attn_implementation="sdpa",
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder} cannot be loaded as a causal language model: {error}") from error
+    if report["missing_keys"]:  # transformers would go on with random values
+        missing = sorted(report["missing_keys"])
+        raise ModelError(f"{folder} lacks {len(missing)} tensors of its architecture, e.g. {missing[0]}.")
     if model.config.is_encoder_decoder:
         raise ModelError(f"{folder} is an encoder-decoder model; only decoder-only models are supported.")
     if tokenizer.eos_token_id is None:

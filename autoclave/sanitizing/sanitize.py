@@ -19,7 +19,7 @@ from autoclave.modelling.adapters import (
     read_base_name,
     save_adapter,
 )
-from autoclave.modelling.bases import default_device, default_dtype, load_base
+from autoclave.modelling.bases import default_dtype, load_base, resolve_device
 from autoclave.outputs import output_folder
 from autoclave.progress import ProgressCallback
 from autoclave.sanitizing.antidote import Antidote, MatrixCount
@@ -52,7 +52,7 @@ def sanitize_folder(
         raise InputError(f'unknown method "{method}"; this version knows: antidote.')
     if not 0.0 < alpha < 1.0:
         raise InputError(f"alpha is the pruned fraction and must be above 0 and below 1, got {alpha}.")
-    device = device or default_device()
+    device = resolve_device(device)
     realign = check_file(realign_file, min_examples=1)
     with output_folder(out_dir) as out:
         base = load_base(base_dir, dtype=default_dtype(device), device=device)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -69,7 +70,7 @@ class CheckpointStore:
             try:
                 plain = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
                 return TrainState(**plain, tensors=load_file(folder / TENSORS_FILE))
-            except Exception as error:
+            except (OSError, ValueError, TypeError, SafetensorError) as error:
                 raise InputError(
                     f"the checkpoint in {folder} cannot be read ({error}). Delete it to train from the start."
                 ) from error

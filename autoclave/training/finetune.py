@@ -13,7 +13,7 @@ from autoclave.data.conversations import check_file, read_conversations
 from autoclave.data.tokens import encode
 from autoclave.hashing import file_sha256
 from autoclave.modelling.adapters import WEIGHTS_FILE, attach, save_adapter
-from autoclave.modelling.bases import default_device, default_dtype, load_base
+from autoclave.modelling.bases import default_dtype, load_base, resolve_device
 from autoclave.outputs import output_folder
 from autoclave.progress import ProgressCallback
 from autoclave.spec import LoraSpec, TrainSpec
@@ -43,7 +43,7 @@ def finetune_folder(
     run that was stopped goes on where its last checkpoint was; the checkpoints are removed at the end.
     Raises InputError and its subclasses for bad data or folders, NonFiniteLossError.
     """
-    device = device or default_device()
+    device = resolve_device(device)
     dataset = check_file(data_file)
     store = CheckpointStore(checkpoint_dir) if checkpoint_dir else None
     with output_folder(out_dir) as out:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,9 +27,9 @@ def causal_loss(model: Any, batch: Batch) -> tuple[Tensor, int]:
     predicted.
     """
     backbone = backbone_of(model)
-    targets = batch.labels[:, 1:]  # (B, T-1)
-    trained = targets != IGNORED  # (B, T-1)
-    hidden = backbone.hidden_states(batch.input_ids[:, :-1])  # (B, T-1, D)
+    targets = batch.labels[:, 1:].flatten()  # (B * (T-1),)
+    (trained,) = torch.nonzero(targets != IGNORED, as_tuple=True)  # (N,)
+    hidden = backbone.hidden_states(batch.input_ids[:, :-1]).flatten(0, 1)  # (B * (T-1), D)
     logits = backbone.head(hidden[trained])  # (N, V)
     loss = functional.cross_entropy(logits.float(), targets[trained], reduction="sum")  # ()
-    return loss, logits.shape[0]
+    return loss, len(trained)

@@ -100,6 +100,7 @@ def test_user_errors_are_one_message_and_status_2(base_dir: Path, data: Path, tm
         ((*train, "--data", data, "--schedule", "step"), "schedule: Input should be 'constant'"),
         ((*train, "--data", data, "--target-modules", "nope"), "['nope'] are not linear layers"),
         (("evaluate", "--base", tmp_path, "--utility", data), "no config.json"),
+        ((*train, "--data", data, "--device", "gpu"), 'unknown device "gpu"'),
         (("evaluate", "--base", base_dir), "nothing to measure"),
         (("evaluate", "--base", base_dir, "--prompts", data, "--judge", "x"), 'unknown judge "x"'),
         (("convert", "--format", "csv", "--in", data, "--out", data), "unknown format"),

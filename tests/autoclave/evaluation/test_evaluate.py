@@ -8,16 +8,17 @@ import pytest
 from torch.nn import functional
 
 from autoclave.data.tokens import IGNORED, collate
-from autoclave.errors import DataError, InputError
+from autoclave.errors import DataError, InputError, JudgeError
 from autoclave.evaluation.evaluate import evaluate_folder
 from autoclave.evaluation.generate import generate_answers
-from autoclave.evaluation.harmfulness import last_user_text, read_prompts
+from autoclave.evaluation.harmfulness import harmful_score, last_user_text, read_prompts
 from autoclave.evaluation.intervals import wilson
 from autoclave.evaluation.judges import RefusalJudge
-from autoclave.evaluation.utility import held_out_loss, read_references
+from autoclave.evaluation.utility import exact_answer_accuracy, held_out_loss, read_references
 from autoclave.hashing import file_sha256, folder_sha256
 from autoclave.modelling.adapters import attach, save_adapter
 from autoclave.modelling.bases import LoadedBase, load_base
+from autoclave.progress import Progress
 from autoclave.spec import EvaluateSpec, LoraSpec
 from tests.autoclave.training.test_loss import random_examples
 
@@ -132,3 +133,24 @@ def test_held_out_loss_is_the_mean_over_tokens(base: LoadedBase) -> None:
         assert loss == pytest.approx(total / count, rel=1e-6)
     with pytest.raises(InputError):
         held_out_loss(base.model, [], device="cpu")
+
+
+def test_a_prompt_the_judge_cannot_judge_is_refused_before_any_answer(base: LoadedBase) -> None:
+    class Picky:
+        name = "picky"
+
+        def judge(self, prompts: Any, answers: Any) -> Any:
+            raise JudgeError(prompts[0])
+
+    def on_progress(progress: Progress) -> None:
+        raise AssertionError("answers were generated")
+
+    with pytest.raises(JudgeError, match="hello"):
+        harmful_score(base.model, base.tokenizer, [[user("hello")]], Picky(), SPEC, on_progress=on_progress)
+
+
+def test_no_prompts_and_no_examples(base: LoadedBase) -> None:
+    with pytest.raises(InputError, match="no prompts"):
+        harmful_score(base.model, base.tokenizer, [], RefusalJudge(), SPEC)
+    with pytest.raises(InputError, match="no examples"):
+        exact_answer_accuracy(base.model, base.tokenizer, [], SPEC)

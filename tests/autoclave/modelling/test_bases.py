@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from autoclave.errors import ModelError
+from autoclave.errors import InputError, ModelError
 from autoclave.hashing import folder_sha256
-from autoclave.modelling.bases import load_base
-from tests.autoclave.tiny import tiny_tokenizer
+from autoclave.modelling.bases import load_base, resolve_device
+from tests.autoclave.tiny import save_tiny_base, tiny_tokenizer
 
 
 @pytest.fixture
@@ -60,3 +61,31 @@ def test_no_pad_token_pads_with_eos_and_says_so(folder: Path, caplog: pytest.Log
         base = load_base(folder)
     assert base.tokenizer.pad_token == "<|end|>"
     assert "no pad token" in caplog.text
+
+
+def test_missing_tensors_are_not_made_up(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks 1 tensors .* model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_base(folder)
+
+
+def test_damaged_weights(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_base(folder)
+
+
+def test_tied_weights_are_not_missing(tmp_path: Path) -> None:
+    base = load_base(save_tiny_base(tmp_path / "tied", tie_word_embeddings=True))
+    assert base.model.lm_head.weight is base.model.model.embed_tokens.weight
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu") == "cpu"
+    assert resolve_device(None) in ("cpu", "cuda")
+    with pytest.raises(InputError, match="use cpu, cuda"):
+        resolve_device("gpu")
+    with pytest.raises(InputError, match="is not there"):
+        resolve_device("cuda:99")
