@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -191,11 +192,11 @@ class _Run:
             tensors[f"exp_avg.{name}"] = moments["exp_avg"]
             tensors[f"exp_avg_sq.{name}"] = moments["exp_avg_sq"]
         return TrainState(
-            self.step, self.losses, self.trained_tokens, self.seconds, self.fingerprint(), tensors
+            self.step, self.losses, self.trained_tokens, self.seconds, self.fingerprint, tensors
         )
 
     def restore(self, saved: TrainState) -> None:
-        if saved.fingerprint != self.fingerprint():
+        if saved.fingerprint != self.fingerprint:
             raise InputError(
                 "the checkpoint belongs to another run (other data, hyper-parameters or adapter shape). "
                 "Use the folder of this run, or delete the checkpoint to train from the start."
@@ -211,6 +212,7 @@ class _Run:
         self.step, self.losses = saved.step, list(saved.losses)
         self.trained_tokens, self.seconds = saved.trained_tokens, saved.seconds
 
+    @cached_property
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.spec.model_dump_json(exclude={"micro_batch_tokens"}).encode())
         for name, parameter in self.parameters.items():
