@@ -1,4 +1,4 @@
-"""What endpoints ask for: who is calling, a session, the storage.
+"""What endpoints ask for: who is calling, the database, the storage.
 
 A request authenticates before its body is read (`AuthenticatedRoute`), in a transaction of its own,
 so that a request that waits for its body or for a thread holds neither a lock nor a connection.
@@ -7,7 +7,7 @@ so that a request that waits for its body or for a thread holds neither a lock n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
@@ -15,7 +15,6 @@ import structlog
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from fastapi.routing import APIRoute
-from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -101,26 +100,30 @@ def _bounded(receive: Receive) -> Receive:
     return bounded
 
 
-def get_session(request: Request) -> Iterator[Session]:
-    """One request is one transaction; it connects at its first query, in the endpoint's own thread."""
-    database: Database = request.state.database
-    reads = request.method in ("GET", "HEAD")
-    with database.snapshot() if reads else database.transaction() as session:
-        yield session
-
-
-def get_caller(request: Request) -> Caller:
+# Asynchronous although they wait for nothing: FastAPI would give a plain function a thread.
+async def get_caller(request: Request) -> Caller:
     caller: Caller = request.state.caller
     return caller
 
 
-def get_storage(request: Request) -> Storage:
+async def get_database(request: Request) -> Database:
+    """For one `transaction()` (or `snapshot()`, to read) around an endpoint's whole work.
+
+    Not a session: one that a dependency opens stays open while FastAPI waits for a thread to
+    serialise the response, and holds its lock and its connection meanwhile. With every thread
+    waiting for that lock, none is left for its holder (tests/service/test_openai_client.py,
+    test_many_clients_at_once). A block in the endpoint ends in the thread in which it began, and
+    has committed before there is a response.
+    """
+    database: Database = request.state.database
+    return database
+
+
+async def get_storage(request: Request) -> Storage:
     storage: Storage = request.state.storage
     return storage
 
 
-# "function": left (and so committed) before the response is sent. By default FastAPI leaves it
-# afterwards, and a failed commit would still have answered 200.
-SessionDep = Annotated[Session, Depends(get_session, scope="function")]
 CallerDep = Annotated[Caller, Depends(get_caller)]
+DatabaseDep = Annotated[Database, Depends(get_database)]
 StorageDep = Annotated[Storage, Depends(get_storage)]

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from starlette.responses import StreamingResponse
 
 from service.adapters import repository
-from service.deps import AuthenticatedRoute, CallerDep, SessionDep, StorageDep
+from service.deps import AuthenticatedRoute, CallerDep, DatabaseDep, StorageDep
 from service.errors import ApiError
 from service.jobs.service import get_job
 
@@ -18,28 +18,29 @@ router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class
 
 @router.get("/{job_id}/adapter", response_class=StreamingResponse)
 def download_adapter(
-    job_id: str, session: SessionDep, storage: StorageDep, caller: CallerDep
+    job_id: str, database: DatabaseDep, storage: StorageDep, caller: CallerDep
 ) -> StreamingResponse:
     """A tar with the sanitised weights, their configuration, model card, safety report and checksums."""
-    job = get_job(session, caller.project_id, job_id).job
-    adapter = repository.get_adapter_of_job(session, caller.project_id, job_id)
-    if adapter is None:
-        why = f"its status is {job.status}, stage {job.stage}"
-        if job.error_code is not None:
-            why = f"the job failed with {job.error_code}"
-        raise ApiError(
-            404,
-            f"Job {job_id!r} has released no adapter: {why}.",
-            param="job_id",
-            code="adapter_not_released",
+    with database.snapshot() as session:
+        job = get_job(session, caller.project_id, job_id).job
+        adapter = repository.get_adapter_of_job(session, caller.project_id, job_id)
+        if adapter is None:
+            why = f"its status is {job.status}, stage {job.stage}"
+            if job.error_code is not None:
+                why = f"the job failed with {job.error_code}"
+            raise ApiError(
+                404,
+                f"Job {job_id!r} has released no adapter: {why}.",
+                param="job_id",
+                code="adapter_not_released",
+            )
+        return StreamingResponse(
+            storage.stream(adapter.storage_key),
+            media_type="application/x-tar",
+            headers={
+                "Content-Length": str(adapter.bytes),
+                "Content-Disposition": f'attachment; filename="{job_id}-adapter.tar"',
+                "ETag": f'"{adapter.sha256}"',
+                "Cache-Control": "no-store",
+            },
         )
-    return StreamingResponse(
-        storage.stream(adapter.storage_key),
-        media_type="application/x-tar",
-        headers={
-            "Content-Length": str(adapter.bytes),
-            "Content-Disposition": f'attachment; filename="{job_id}-adapter.tar"',
-            "ETag": f'"{adapter.sha256}"',
-            "Cache-Control": "no-store",
-        },
-    )

@@ -7,25 +7,27 @@ from fastapi import APIRouter
 from service.catalog import repository
 from service.catalog.errors import model_not_found
 from service.catalog.schemas import ModelList, ModelObject
-from service.deps import AuthenticatedRoute, CallerDep, SessionDep
+from service.deps import AuthenticatedRoute, CallerDep, DatabaseDep
 
 router = APIRouter(prefix="/models", tags=["models"], route_class=AuthenticatedRoute)
 
 
 @router.get("")
-def list_models(session: SessionDep, caller: CallerDep) -> ModelList:
-    bases = [ModelObject.of_base(base) for base in repository.list_bases(session)]
-    adapters = repository.list_adapters(session, caller.project_id)
-    return ModelList(data=bases + [ModelObject.of_adapter(adapter) for adapter in adapters])
+def list_models(database: DatabaseDep, caller: CallerDep) -> ModelList:
+    with database.snapshot() as session:
+        bases = [ModelObject.of_base(base) for base in repository.list_bases(session)]
+        adapters = repository.list_adapters(session, caller.project_id)
+        return ModelList(data=bases + [ModelObject.of_adapter(adapter) for adapter in adapters])
 
 
 # Model ids contain slashes: OpenAI's client sends %2F, which is decoded before routing.
 @router.get("/{model:path}")
-def retrieve_model(model: str, session: SessionDep, caller: CallerDep) -> ModelObject:
-    base = repository.get_base(session, model)
-    if base is not None:
-        return ModelObject.of_base(base)
-    adapter = repository.get_adapter(session, caller.project_id, model)
-    if adapter is None:
-        raise model_not_found(model, param="model")
-    return ModelObject.of_adapter(adapter)
+def retrieve_model(model: str, database: DatabaseDep, caller: CallerDep) -> ModelObject:
+    with database.snapshot() as session:
+        base = repository.get_base(session, model)
+        if base is not None:
+            return ModelObject.of_base(base)
+        adapter = repository.get_adapter(session, caller.project_id, model)
+        if adapter is None:
+            raise model_not_found(model, param="model")
+        return ModelObject.of_adapter(adapter)

@@ -12,7 +12,7 @@ from anyio import from_thread, to_thread
 from fastapi import APIRouter, Query, Request
 from starlette.responses import StreamingResponse
 
-from service.deps import AuthenticatedRoute, CallerDep, SessionDep, StorageDep
+from service.deps import AuthenticatedRoute, CallerDep, DatabaseDep, StorageDep
 from service.errors import ApiError
 from service.files import repository, service
 from service.files.schemas import FileDeleted, FileList, FileObject
@@ -81,52 +81,61 @@ async def create_file(request: Request, caller: CallerDep) -> FileObject:
 @router.get("")
 def list_files(
     *,
-    session: SessionDep,
+    database: DatabaseDep,
     caller: CallerDep,
     purpose: str | None = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Literal["asc", "desc"] = "desc",
     after: str | None = None,
 ) -> FileList:
-    start = None
-    if after is not None:
-        start = repository.position(session, caller.project_id, after)
-        if start is None:
-            raise service.file_not_found(after, param="after")
-    files, has_more = repository.list_files(
-        session, caller.project_id, purpose=purpose, after=start, limit=limit, ascending=order == "asc"
-    )
-    return FileList.of(files, has_more=has_more)
+    with database.snapshot() as session:
+        start = None
+        if after is not None:
+            start = repository.position(session, caller.project_id, after)
+            if start is None:
+                raise service.file_not_found(after, param="after")
+        files, has_more = repository.list_files(
+            session, caller.project_id, purpose=purpose, after=start, limit=limit, ascending=order == "asc"
+        )
+        return FileList.of(files, has_more=has_more)
 
 
 @router.get("/{file_id}")
-def retrieve_file(file_id: str, session: SessionDep, caller: CallerDep) -> FileObject:
-    file = repository.get_file(session, caller.project_id, file_id)
-    if file is None:
-        raise service.file_not_found(file_id)
-    return FileObject.of(file)
+def retrieve_file(file_id: str, database: DatabaseDep, caller: CallerDep) -> FileObject:
+    with database.snapshot() as session:
+        file = repository.get_file(session, caller.project_id, file_id)
+        if file is None:
+            raise service.file_not_found(file_id)
+        return FileObject.of(file)
 
 
 @router.delete("/{file_id}")
-def delete_file(file_id: str, session: SessionDep, storage: StorageDep, caller: CallerDep) -> FileDeleted:
-    service.delete_file(session, storage, project_id=caller.project_id, file_id=file_id, now=time.time())
-    return FileDeleted(id=file_id)
+def delete_file(file_id: str, database: DatabaseDep, storage: StorageDep, caller: CallerDep) -> FileDeleted:
+    with database.transaction() as session:
+        service.delete_file(session, storage, project_id=caller.project_id, file_id=file_id, now=time.time())
+        return FileDeleted(id=file_id)
 
 
 @router.get("/{file_id}/content", response_class=StreamingResponse)
 def file_content(
-    file_id: str, session: SessionDep, storage: StorageDep, caller: CallerDep
+    file_id: str, database: DatabaseDep, storage: StorageDep, caller: CallerDep
 ) -> StreamingResponse:
     """The bytes exactly as they were uploaded."""
-    file = repository.get_file(session, caller.project_id, file_id)
-    if file is None:
-        raise service.file_not_found(file_id)
-    return StreamingResponse(
-        storage.stream(file.storage_key),
-        media_type="application/octet-stream",
-        headers={
-            "Content-Length": str(file.bytes),
-            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
-            "ETag": f'"{file.sha256}"',
-        },
-    )
+    with database.snapshot() as session:
+        file = repository.get_file(session, caller.project_id, file_id)
+        if file is None:
+            raise service.file_not_found(file_id)
+        try:
+            content = storage.stream(file.storage_key)
+        except FileNotFoundError as error:
+            # Another request is deleting it: its bytes are gone, its transaction has not ended yet.
+            raise service.file_not_found(file_id) from error
+        return StreamingResponse(
+            content,
+            media_type="application/octet-stream",
+            headers={
+                "Content-Length": str(file.bytes),
+                "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
+                "ETag": f'"{file.sha256}"',
+            },
+        )

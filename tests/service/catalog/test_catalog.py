@@ -1,0 +1,87 @@
+"""Models over HTTP, and what an operator registers."""
+
+from __future__ import annotations
+
+import pytest
+from fastapi.testclient import TestClient
+
+from autoclave.errors import BaseMismatchError
+from autoclave.spec import JobSpec, TrainSpec
+from service.catalog import retire_base
+from service.catalog.registration import UnknownBaseError
+from service.db import Database
+from service.models import AlignedBase
+from tests.builders import BASE_ID, Tenant, make_adapter, make_base, make_job
+
+
+def test_models_are_the_bases_and_ones_own_adapters(
+    client: TestClient, database: Database, tenant: Tenant
+) -> None:
+    with database.transaction() as session:
+        make_base(session, id="org/other", now=5.0)
+        make_base(session, id="retired", now=5.0)
+        retire_base(session, "retired", now=6.0)
+        adapter = make_adapter(session, make_job(session, tenant.project_id), created_at=9.0)
+    models = client.get("/models", headers=tenant.headers).json()
+    assert models["object"] == "list"
+    assert [model["id"] for model in models["data"]] == [BASE_ID, "org/other", adapter.model_id]
+    assert models["data"][1] == {
+        "id": "org/other",
+        "object": "model",
+        "created": 5,
+        "owned_by": "autoclave",
+        "parent": None,
+    }
+    tuned = {
+        "id": adapter.model_id,
+        "object": "model",
+        "created": 9,
+        "owned_by": tenant.organization_id,
+        "parent": BASE_ID,
+    }
+    assert models["data"][2] == tuned
+    assert client.get(f"/models/{adapter.model_id}", headers=tenant.headers).json() == tuned
+    encoded = adapter.model_id.replace("/", "%2F").replace(":", "%3A")
+    assert client.get(f"/models/{encoded}", headers=tenant.headers).json() == tuned
+    assert client.get("/models/org/other", headers=tenant.headers).json() == models["data"][1]
+
+
+@pytest.mark.parametrize("model", ["nothing", "org/nothing", "retired", ""])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_other_models_are_not_found(
+    client: TestClient, database: Database, tenant: Tenant, model: str
+) -> None:
+    with database.transaction() as session:
+        make_base(session, id="retired")
+        retire_base(session, "retired", now=6.0)
+    answer = client.get(f"/models/{model}", headers=tenant.headers)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "model_not_found"
+
+
+def test_registering_again_changes_all_but_the_weights(database: Database) -> None:
+    with database.transaction() as session:
+        make_base(session, now=1.0)
+        retire_base(session, BASE_ID, now=2.0)
+    spec = JobSpec(train=TrainSpec(n_epochs=9))
+    with database.transaction() as session:
+        make_base(session, revision="2", default_spec=spec, now=3.0)
+    with database.snapshot() as session:
+        base = session.get_one(AlignedBase, BASE_ID)
+    assert (base.revision, base.created_at, base.retired_at) == ("2", 1.0, None)
+    assert JobSpec.model_validate(base.default_spec) == spec
+
+
+def test_other_weights_need_another_id(database: Database) -> None:
+    with database.transaction() as session:
+        make_base(session)
+    with (
+        pytest.raises(BaseMismatchError, match="register it under a new id"),
+        database.transaction() as session,
+    ):
+        make_base(session, sha256="f" * 64)
+
+
+def test_retiring_what_is_not_there(database: Database) -> None:
+    with pytest.raises(UnknownBaseError, match="'x'"), database.transaction() as session:
+        retire_base(session, "x", now=1.0)

@@ -1,0 +1,106 @@
+"""The entry point as an operator runs it: it starts, it stops, and it says in one line why it does not."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+COMMAND = [sys.executable, "-m", "service.main"]
+
+
+def environment(**settings: str) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), **settings}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def refusal(*arguments: str, **settings: str) -> str:
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        env=environment(**settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_it_serves_until_it_is_told_to_stop(sqlite_url: str, storage_url: str) -> None:
+    port = free_port()
+    process = subprocess.Popen(
+        [*COMMAND, "--port", str(port)],
+        env=environment(DATABASE_URL=sqlite_url, STORAGE_URL=storage_url),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                answer = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5)
+                break
+            except httpx.ConnectError:
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        assert answer.status_code == 200
+        assert "server" not in answer.headers
+        in_use = refusal("--port", str(port), DATABASE_URL=sqlite_url, STORAGE_URL=storage_url)
+        assert re.search(rf"cannot listen on 127\.0\.0\.1 port {port}: Address already in use", in_use)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+    assert process.returncode in (0, -signal.SIGTERM)
+    assert "Traceback" not in log
+    assert '"event": "request"' in log
+
+
+def test_settings_are_named(storage_url: str) -> None:
+    line = refusal(STORAGE_URL=storage_url, LEASE_TTL_SECONDS="-1")
+    assert "DATABASE_URL: Field required" in line
+    assert "LEASE_TTL_SECONDS" in line
+    assert "docs/configuration.md" in line
+
+
+@pytest.mark.parametrize(
+    ("database_url", "words"),
+    [
+        ("sqlite:////nowhere/at/all.db", "DATABASE_URL: cannot connect"),
+        ("postgresql://user:hunter2@127.0.0.1:1/x", "DATABASE_URL: cannot connect"),
+        ("nonsense", "DATABASE_URL: this is not a URL"),
+        ("mysql://localhost/x", "DATABASE_URL: 'mysql' is not supported"),
+        ("sqlite:///{tmp_path}/empty.db", "run: autoclave admin migrate"),
+    ],
+)
+def test_databases_that_cannot_be_used(
+    database_url: str, words: str, storage_url: str, tmp_path: Path
+) -> None:
+    line = refusal(DATABASE_URL=database_url.format(tmp_path=tmp_path), STORAGE_URL=storage_url)
+    assert words in line
+    assert "hunter2" not in line
+
+
+def test_storage_that_cannot_be_used(sqlite_url: str, tmp_path: Path) -> None:
+    assert "'s3://x' is not supported" in refusal(DATABASE_URL=sqlite_url, STORAGE_URL="s3://x")
+    (tmp_path / "taken").write_text("a file")
+    line = refusal(DATABASE_URL=sqlite_url, STORAGE_URL=f"file://{tmp_path}/taken/below")
+    assert "STORAGE_URL: cannot write to it" in line
