@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,30 @@ def test_divergence_is_status_1(base_dir: Path, data: Path, tmp_path: Path) -> N
     assert (status, out) == (1, "")
     assert "Lower the learning rate" in err
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bits(base_dir: Path, data: Path, tmp_path: Path) -> None:
+    command = [
+        *("finetune", "--base", base_dir, "--data", data, "--device", "cpu"),
+        *("--epochs", 25, "--batch-size", 1, "--lora-dropout", 0.3, "--checkpoint-every", 10),
+    ]
+    checkpoints, out = tmp_path / "checkpoints", tmp_path / "out"
+    resumable = [str(a) for a in (*command, "--checkpoints", checkpoints, "--out", out)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "autoclave", *resumable], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while not (checkpoints / "latest").exists():
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.005)
+        process.kill()
+    assert not out.exists()
+    assert (checkpoints / "latest").exists() or (checkpoints / "previous").exists()
+    resumed = run_json(*resumable)
+    unbroken = run_json(*command, "--out", tmp_path / "unbroken")
+    assert resumed["sha256"] == unbroken["sha256"]
+    assert resumed["steps"] == unbroken["steps"] == 300
+    assert list(checkpoints.iterdir()) == []
 
 
 def test_help_and_light_modules_start_without_torch() -> None:
