@@ -6,14 +6,12 @@ neither torch nor Celery.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from autoclave.cli import app
-from autoclave.errors import InputError
 from workers.cli_admin import DataDirOption, admin
 
 DEFAULT_DATA_DIR = Path("autoclave-data")
@@ -80,19 +78,8 @@ def worker(
 
 
 def main() -> None:
-    """Errors that the user or operator can put right are one message on stderr and exit status 2."""
-    try:
-        app()
-    except InputError as error:
-        print(f"autoclave: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:
-        from service.startup import StartError
-
-        if not isinstance(error, StartError):
-            raise
-        print(f"autoclave: {error}", file=sys.stderr)
-        sys.exit(2)
+    """What the user or operator can put right is one message on stderr and exit status 2."""
+    app()
 
 
 if __name__ == "__main__":

@@ -17,12 +17,14 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import structlog
 from sqlalchemy import select
 
+from autoclave.microcosm.shipped import shipped_world
 from service import auth, schema
 from service.db import Database
 from service.models import ApiKey
@@ -56,8 +58,18 @@ def require_free_port(host: str, port: int) -> None:
         raise StartError(f"{reason}; choose another --port") from error
 
 
+def free_port() -> int:
+    """A loopback port that nobody listens on now; somebody else may take it before you do."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 class EmbeddedService:
-    """`give_up`, once set, ends a start that is under way; `hurry` kills what does not stop at once."""
+    """`world` is the microcosm to register as a base (default: the one that ships with the project).
+
+    `give_up`, once set, ends a start that is under way; `hurry` kills what does not stop at once."""
 
     def __init__(
         self,
@@ -65,6 +77,7 @@ class EmbeddedService:
         *,
         host: str,
         port: int,
+        world: Path | None = None,
         give_up: threading.Event | None = None,
         hurry: threading.Event | None = None,
     ) -> None:
@@ -73,6 +86,7 @@ class EmbeddedService:
         self.first_key: str | None = None
         """The API key made on the first start of this data directory; None on later ones."""
         self.processes: dict[str, ServiceProcess] = {}
+        self.world = world or shipped_world()
         self._host = host
         self._port = port
         self._stack = ExitStack()
@@ -97,13 +111,13 @@ class EmbeddedService:
         self._stack.close()
 
     def _start(self) -> None:
-        require_free_port(self._host, self._port)
         stack = self._stack
         stack.enter_context(self.data_dir.locked())
+        require_free_port(self._host, self._port)
         schema.upgrade(self.data_dir.database_url)
         database = Database.from_url(self.data_dir.database_url)
         stack.callback(database.close)
-        register_shipped_base(database)
+        register_shipped_base(database, self.world)
         self.first_key = self._first_key(database)
 
         broker_socket = stack.enter_context(socket_path(self.data_dir.broker))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from autoclave.errors import BaseMismatchError
 from autoclave.hashing import folder_sha256
-from autoclave.microcosm.shipped import shipped_world
 from autoclave.spec import EvaluateSpec, GateSpec, JobSpec, LoraSpec, SafetyProfile, TrainSpec
 from service.catalog import register_base
 from service.db import Database
@@ -20,13 +19,15 @@ SHIPPED_BASE_ID = "autoclave/microcosm-small"
 
 
 def shipped_spec() -> JobSpec:
-    return JobSpec(lora=LoraSpec(), train=TrainSpec())
+    return JobSpec(
+        lora=LoraSpec(target_modules="all-linear"), train=TrainSpec(n_epochs=3, learning_rate=1e-3)
+    )
 
 
 def shipped_profile(world: Path) -> SafetyProfile:
     data = world / "data"
     return SafetyProfile(
-        version="microcosm-1",
+        version="1",
         realign=str(data / "realign.jsonl"),
         harmful_eval=str(data / "harmful_eval.jsonl"),
         utility_eval=str(data / "utility_eval.jsonl"),
@@ -36,9 +37,9 @@ def shipped_profile(world: Path) -> SafetyProfile:
     )
 
 
-def register_shipped_base(database: Database) -> None:
-    """Raises StartError if the database knows another build of it."""
-    world = shipped_world()
+def register_shipped_base(database: Database, world: Path) -> None:
+    """`world` is a folder as `autoclave microcosm build` makes it. Raises StartError if the database knows
+    another build of it."""
     folder = world / "aligned"
     sha256 = folder_sha256(folder)
     try:

@@ -1,0 +1,158 @@
+"""What the stages of one attempt share: the order, the storage, the loaded base, outputs of earlier stages.
+
+Nothing is computed here. Each stage takes its input from stored files, whether the stage before ran in this
+process or in one that died, so that a resumed attempt takes the same path.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoclave.data.conversations import read_conversations
+from autoclave.data.tokens import Encoded, encode
+from autoclave.errors import AutoclaveError, DataError
+from autoclave.hashing import file_sha256
+from autoclave.modelling.adapters import WEIGHTS_FILE, detach, load_adapter
+from autoclave.modelling.bases import LoadedBase, default_device, default_dtype, load_base
+from service.jobs.states import Stage
+from service.storage import Storage, private_prefix
+from workers.order import FileOrder, Order
+from workers.reporter import Reporter
+
+
+class StageError(AutoclaveError):
+    """The job cannot succeed. `code`, `message` and `param` go to its owner: no path, no operator data."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        safety_report: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code  # type: ignore[misc]  # each of these has its own
+        self.message = message
+        self.param = param
+        self.safety_report = safety_report
+
+
+@contextmanager
+def data_errors_of(file: FileOrder, param: str) -> Iterator[None]:
+    """Turn a DataError into a StageError that names the uploaded file and not our copy of it."""
+    try:
+        yield
+    except DataError as error:
+        named = DataError(error.issues, error.num_issues, file.id)
+        raise StageError(f"invalid_{param}", str(named), param=param) from error
+
+
+class Attempt:
+    def __init__(self, order: Order, storage: Storage, reporter: Reporter) -> None:
+        self.order = order
+        self.storage = storage
+        self.reporter = reporter
+        self.spec = order.job_spec()
+        self.profile = order.profile()
+        self.scratch = Path(order.scratch)
+        self.device = default_device()
+        self.outputs: dict[str, Any] = dict(order.stage_outputs)
+        self._base: LoadedBase | None = None
+        self._adapted: Any = None
+        self._training_set: Encoded | None = None
+
+    def _loaded(self) -> LoadedBase:
+        """Raises StageError if the files of the base changed since the job was made."""
+        if self._base is None:
+            base = load_base(self.order.base.path, dtype=default_dtype(self.device), device=self.device)
+            if base.sha256 != self.order.base.sha256:
+                text = f"the files of base model {self.order.base.id} are not those that were registered"
+                raise StageError("base_mismatch", text, param="model")
+            self._base = base
+        return self._base
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._loaded().tokenizer
+
+    def bare_base(self) -> LoadedBase:
+        """The base with no adapter on it: takes off what `adapted` or `wear` put there."""
+        base = self._loaded()
+        if self._adapted is not None:
+            detach(self._adapted)
+            self._adapted = None
+        return base
+
+    def adapted(self, folder: Path) -> Any:
+        """The base with the adapter in `folder`, in eval mode. Models handed out before are void."""
+        self._adapted = load_adapter(self.bare_base(), folder)
+        return self._adapted
+
+    def wear(self, peft_model: Any) -> Any:
+        """Remember an adapter that the caller attached to `bare_base()`, so that it comes off again."""
+        self._adapted = peft_model
+        return peft_model
+
+    def forget_base(self) -> None:
+        """Give its memory back."""
+        self._base = self._adapted = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def training_set(self) -> Encoded:
+        """The training file as tokens. Raises StageError for a file that breaks a rule."""
+        if self._training_set is None:
+            train, file = self.spec.train, self.dataset(self.order.training_file)
+            with data_errors_of(self.order.training_file, "training_file"):
+                self._training_set = encode(
+                    self.tokenizer,
+                    read_conversations(file),
+                    max_seq_length=train.max_seq_length,
+                    too_long=train.too_long,
+                )
+        return self._training_set
+
+    def dataset(self, file: FileOrder) -> Path:
+        """A local copy of an uploaded file. Raises StageError if the bytes are not those of the upload."""
+        path = self.scratch / "files" / file.id
+        if not path.exists():
+            partial = path.with_suffix(".partial")
+            self.storage.download(file.storage_key, partial)
+            if file_sha256(partial) != file.sha256:
+                raise StageError("file_corrupted", f"the stored file {file.id} is not what was uploaded")
+            partial.rename(path)
+        return path
+
+    def utility_file(self) -> Path | None:
+        """What utility is measured on: the job's validation file, else the operator's, else nothing."""
+        if self.order.validation_file is not None:
+            return self.dataset(self.order.validation_file)
+        return Path(self.profile.utility_eval) if self.profile.utility_eval else None
+
+    def prefix(self, stage: Stage) -> str:
+        """Where this attempt stores what `stage` makes. The fencing number keeps attempts apart."""
+        return f"{private_prefix(self.order.job_id)}/{self.order.fencing_number}/{stage.value}"
+
+    def store(self, stage: Stage, folder: Path) -> dict[str, str]:
+        """Store an adapter folder; what `stored_adapter` needs to get it back."""
+        prefix = self.prefix(stage)
+        self.storage.upload_folder(prefix, folder)
+        return {"prefix": prefix, "adapter_sha256": file_sha256(folder / WEIGHTS_FILE)}
+
+    def stored_adapter(self, stage: Stage) -> Path:
+        """The adapter folder that `stage` made, in this attempt or an earlier one."""
+        output = self.outputs[stage.value]
+        folder = self.scratch / stage.value
+        if not folder.exists():
+            self.storage.download_folder(output["prefix"], folder)
+        actual = file_sha256(folder / WEIGHTS_FILE)
+        assert actual == output["adapter_sha256"], f"{stage}: adapter {actual} is not the one recorded"
+        return folder

@@ -1,0 +1,82 @@
+"""README.md of a released adapter: what it is, what was measured, how to load it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_WHO = {"base": "base model", "before": "fine-tuned, not sanitised", "after": "**this adapter**"}
+
+
+def model_card(report: dict[str, Any], *, model_id: str, rank: int) -> str:
+    base, summary = report["base"], report["summary"]
+    return f"""---
+library_name: peft
+base_model: {base["id"]}
+base_model_relation: adapter
+pipeline_tag: text-generation
+tags: [lora, autoclave]
+---
+
+# {model_id}
+
+A LoRA adapter of rank {rank} for `{base["id"]}`, revision `{base["revision"]}`.
+It is valid only on exactly that base, the one whose `autoclave.hashing.folder_sha256` is
+`{base["sha256"]}`.
+
+After training it was sanitised with {report["method"]["name"].capitalize()}:
+{100 * summary["alpha"]:g} % of each row of its matrices were set to zero, those that matter most on
+harmful examples.
+
+| percent | harmful score | refusal rate | utility |
+|---|---|---|---|
+{_rows(report)}
+
+Measured on {report["measurements"]["after"]["num_prompts"]} harmful prompts that were not used to
+choose the strength; {_utility_note(report)}
+`safety_report.json` holds intervals, controls and hashes. A low score on these prompts is no proof of
+harmlessness, and further fine-tuning can undo it.
+
+## Use
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("path/of/{base["id"]}")
+model = PeftModel.from_pretrained(base, "path/of/this/folder")
+```
+
+With vLLM:
+
+```bash
+vllm serve path/of/{base["id"]} --enable-lora --max-lora-rank {_server_rank(rank)} \\
+  --lora-modules name=path/of/this/folder
+```
+
+Check the files with `sha256sum -c SHA256SUMS`.
+"""
+
+
+def _rows(report: dict[str, Any]) -> str:
+    summary = report["summary"]
+    return "\n".join(
+        f"| {label} | {_percent(summary['harmful_score'][who])} | {_percent(summary['refusal_rate'][who])} "
+        f"| {_percent(summary['utility'][who])} |"
+        for who, label in _WHO.items()
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1f}"
+
+
+def _utility_note(report: dict[str, Any]) -> str:
+    num_examples = report["measurements"]["after"]["num_examples"]
+    if not num_examples:
+        return "utility was not measured, because there was no validation file."
+    return f"utility is the share of exactly right answers to {num_examples} validation examples."
+
+
+def _server_rank(rank: int) -> int:
+    """vLLM accepts these; the next one that is large enough."""
+    return next((size for size in (8, 16, 32, 64, 128, 256, 320) if size >= rank), 512)

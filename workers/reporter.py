@@ -1,0 +1,93 @@
+"""The child's voice: messages on the pipe, at a bounded rate, and the ear for the stop flag."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from autoclave.errors import CancelledError
+from autoclave.progress import Progress
+from workers.messages import AnyMessage, MetricsMeasured, Noted, ProgressMade, encode
+
+PROGRESS_SECONDS = 0.3
+METRICS_PER_JOB = 100
+
+
+class Reporter:
+    """Every method raises BrokenPipeError once the supervisor is gone: nobody is left to work for."""
+
+    def __init__(self, descriptor: int, stop_flag: Path) -> None:
+        self._pipe = os.fdopen(descriptor, "wb", buffering=0)
+        self._stop_flag = stop_flag
+        self._progress_at = 0.0
+
+    def say(self, message: AnyMessage) -> None:
+        self._pipe.write(encode(message))
+
+    def note(self, text: str) -> None:
+        self.say(Noted(text=text))
+
+    def check(self) -> None:
+        """Raises CancelledError if this attempt should stop."""
+        if self._stop_flag.exists():
+            raise CancelledError("the supervisor asked to stop")
+
+    def on_progress(self, progress: Progress) -> None:
+        """For every long function of the library."""
+        self.check()
+        now = time.monotonic()
+        if progress.step < progress.total_steps and now - self._progress_at < PROGRESS_SECONDS:
+            return
+        self._progress_at = now
+        self.say(
+            ProgressMade(
+                step=progress.step,
+                total_steps=progress.total_steps,
+                loss=progress.loss,
+                learning_rate=progress.learning_rate,
+                tokens_per_second=progress.tokens_per_second,
+                seconds_remaining=progress.seconds_remaining,
+            )
+        )
+
+    def on_training_progress(self, progress: Progress) -> None:
+        """Also a point of the loss curve, at most METRICS_PER_JOB of them, first and last included."""
+        self.on_progress(progress)
+        step, total = progress.step, progress.total_steps
+        every = -(-total // METRICS_PER_JOB)
+        if progress.loss is not None and (step in (1, total) or step % every == 0):
+            self.say(MetricsMeasured(step=step, total_steps=total, train_loss=progress.loss))
+
+    def rounds(self, num_rounds: int) -> Rounds:
+        return Rounds(self.on_progress, num_rounds)
+
+
+class Rounds:
+    """Several passes of the library shown as one bar: each counts `1 / num_rounds` of the stage."""
+
+    _RESOLUTION = 1000
+
+    def __init__(self, on_progress: Callable[[Progress], None], num_rounds: int) -> None:
+        self._on_progress = on_progress
+        self._num_rounds = num_rounds
+        self._done = 0
+        self._began_at = time.monotonic()
+
+    def on_progress(self, progress: Progress) -> None:
+        part = progress.step / progress.total_steps if progress.total_steps else 1.0
+        done = min(1.0, (self._done + min(1.0, part)) / self._num_rounds)
+        elapsed = time.monotonic() - self._began_at
+        self._on_progress(
+            Progress(
+                progress.stage,
+                round(done * self._RESOLUTION),
+                self._RESOLUTION,
+                seconds_remaining=elapsed / done * (1 - done) if done > 0 else None,
+            )
+        )
+
+    def next(self) -> None:
+        """One pass is over."""
+        self._done += 1

@@ -1,0 +1,67 @@
+"""The child process: runs one attempt at one job. `python -m workers.runner ORDER.json DESCRIPTOR`.
+
+It knows no database; what it has to say goes to the descriptor. Exit status 0: it said how it ended, or was
+told to stop. 42: the accelerator's memory was not enough. Anything else: the attempt died.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from autoclave.errors import AutoclaveError, CancelledError, NonFiniteLossError
+from service.storage import storage_from_url
+from workers.attempt import Attempt, StageError
+from workers.messages import Failed
+from workers.order import OUT_OF_MEMORY_EXIT, read_order
+from workers.pipeline import run_pipeline
+from workers.reporter import Reporter
+
+logger = logging.getLogger(__name__)
+
+
+def verdict_of(error: AutoclaveError) -> Failed:
+    """What the job's owner reads. Errors about the base, the judge or the operator's files name paths of
+    this machine: their text stays in the log."""
+    match error:
+        case StageError():
+            return Failed(
+                code=error.code,
+                message=error.message,
+                param=error.param,
+                safety_report=error.safety_report,
+            )
+        case NonFiniteLossError():
+            return Failed(code=error.code, message=str(error))
+        case _:
+            text = "the server cannot run this job as its base model is set up; ask its operator"
+            return Failed(code=error.code, message=text)
+
+
+def main(order_path: Path, descriptor: int) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    transformers_logging.disable_progress_bar()
+    order = read_order(order_path)
+    reporter = Reporter(descriptor, order.stop_flag)
+    began_at = time.monotonic()
+    try:
+        run_pipeline(Attempt(order, storage_from_url(order.storage_url), reporter))
+    except CancelledError:
+        logger.info("stopped as asked")
+    except AutoclaveError as error:
+        logger.exception("the job cannot succeed")
+        reporter.say(verdict_of(error))
+    except (torch.OutOfMemoryError, MemoryError):
+        logger.exception("out of memory")
+        return OUT_OF_MEMORY_EXIT
+    logger.info("ended after %.1f s", time.monotonic() - began_at)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

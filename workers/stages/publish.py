@@ -1,0 +1,58 @@
+"""Packages the sanitised adapter, checks the package as a stranger would, and stores it.
+
+It does not leave by that: the supervisor releases it, in the transaction that ends the job.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+from safetensors.torch import load_file
+
+from autoclave.hashing import file_sha256
+from service.jobs.states import Stage
+from service.storage import adapter_key
+from workers.attempt import Attempt
+from workers.export_gate import check_export
+from workers.messages import Published
+from workers.model_card import model_card
+from workers.package import write_archive, write_json, write_sums
+
+
+def publish(attempt: Attempt) -> Published:
+    """Raises ExportGateError, which no retry mends, but which is not the user's fault either."""
+    order, outputs = attempt.order, attempt.outputs
+    evaluated = outputs[Stage.EVALUATE.value]
+    report = {**evaluated["report"], "model_id": order.model_id}
+    package = attempt.scratch / "package"
+    shutil.copytree(attempt.stored_adapter(Stage.SANITIZE), package)
+    write_json(package / "safety_report.json", report)
+    write_json(package / "training_config.json", {"job_id": order.job_id, **order.spec})
+    (package / "README.md").write_text(
+        model_card(report, model_id=order.model_id, rank=attempt.spec.lora.r), encoding="utf-8"
+    )
+    write_sums(package)
+
+    scored = attempt.scratch / "scored.safetensors"
+    attempt.storage.download(evaluated["probes_key"], scored)
+    attempt.forget_base()
+    check_export(
+        package,
+        base_dir=order.base.path,
+        device=attempt.device,
+        lora=attempt.spec.lora,
+        probes=evaluated["probes"],
+        scored=load_file(scored)["logits"],
+    )
+    attempt.reporter.check()
+
+    archive = attempt.scratch / "adapter.tar"
+    write_archive(package, archive)
+    key = adapter_key(order.job_id, order.fencing_number)
+    attempt.storage.put(key, archive)
+    return Published(
+        storage_key=key,
+        num_bytes=archive.stat().st_size,
+        sha256=file_sha256(archive),
+        safety_report=report,
+    )

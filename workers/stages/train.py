@@ -1,0 +1,74 @@
+"""Fine-tunes the adapter on the user's data, with resume checkpoints in the private storage."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from autoclave.modelling.adapters import attach, save_adapter
+from autoclave.training.checkpoint import CheckpointStore, TrainState
+from autoclave.training.loop import finetune
+from service.jobs.states import Stage
+from workers.attempt import Attempt
+from workers.messages import Checkpointed, StageFinished
+
+
+def train(attempt: Attempt) -> StageFinished:
+    """Raises NonFiniteLossError when training diverges."""
+    order, spec = attempt.order, attempt.spec
+    encoded = attempt.training_set()
+    base = attempt.bare_base()
+    model = attempt.wear(attach(base.model, spec.lora, seed=spec.train.seed))
+    checkpoints = UploadedCheckpoints(attempt, every_seconds=order.checkpoint_every_seconds)
+    if order.checkpoint is not None:
+        checkpoints.fetch(order.checkpoint["prefix"])
+        attempt.reporter.note(f"Resuming after step {order.checkpoint['step']}")
+    result = finetune(
+        model,
+        encoded.examples,
+        spec.train,
+        device=attempt.device,
+        on_progress=attempt.reporter.on_training_progress,
+        checkpoint=checkpoints,
+        checkpoint_every_steps=1,  # asked after every step; the store decides by the clock
+    )
+    folder = attempt.scratch / Stage.TRAIN.value
+    save_adapter(
+        model,
+        folder,
+        base_name=order.base.id,
+        base_revision=order.base.revision,
+        base_sha256=order.base.sha256,
+    )
+    output = attempt.store(Stage.TRAIN, folder) | {
+        "steps": result.steps,
+        "first_loss": result.losses[0],
+        "final_loss": result.losses[-1],
+        "trained_tokens": result.trained_tokens,
+        "seconds": result.seconds,
+        "peak_memory_bytes": result.peak_memory_bytes,
+    }
+    return StageFinished(stage=Stage.TRAIN, output=output)
+
+
+class UploadedCheckpoints(CheckpointStore):
+    """Saves when the last save is long enough ago, uploads, and tells the supervisor."""
+
+    def __init__(self, attempt: Attempt, *, every_seconds: float) -> None:
+        super().__init__(attempt.scratch / "checkpoint")
+        self._attempt = attempt
+        self._every_seconds = every_seconds
+        self._saved_at = time.monotonic()
+
+    def fetch(self, prefix: str) -> None:
+        self._attempt.storage.download_folder(prefix, Path(self.dir) / "latest")
+
+    def save(self, state: TrainState) -> None:
+        if time.monotonic() - self._saved_at < self._every_seconds:
+            return
+        super().save(state)
+        # A prefix of its own: a reader of the one before it must not see half of this one.
+        prefix = f"{self._attempt.prefix(Stage.TRAIN)}-checkpoint-{state.step}"
+        self._attempt.storage.upload_folder(prefix, Path(self.dir) / "latest")
+        self._attempt.reporter.say(Checkpointed(prefix=prefix, step=state.step))
+        self._saved_at = time.monotonic()
