@@ -17,7 +17,9 @@ def convert(
     out: Annotated[Path, typer.Option(help="The chat JSONL to write; an older file is replaced.")],
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows. [default: all]")] = None,
 ) -> None:
-    """Turn a public dataset into chat JSONL, row by row in constant memory. Broken rows are named with
-    their line, and then nothing is written. Prints counts as JSON.
+    """Turn a public dataset into chat JSONL.
+
+    Row by row, in constant memory. Broken rows are named with their line, and then nothing is written.
+    Prints counts as JSON.
     """
     print_result(convert_file(source, out, format, limit=limit))

@@ -35,8 +35,10 @@ def evaluate(
     batch_tokens: Annotated[int, typer.Option(help="Tokens per batch; bounds memory.")] = _SPEC.batch_tokens,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. [default: cuda if there is one]")] = None,
 ) -> None:
-    """Measure harmful score, refusal rate and utility, in percent with 95 % intervals. One JSON object on
-    standard output (null for what was not asked), a table on standard error.
+    """Measure harmful score, refusal rate and utility, in percent.
+
+    One JSON object with 95 % intervals on standard output (null for what was not asked), a table on
+    standard error.
     """
     spec = EvaluateSpec.model_validate(
         {"max_new_tokens": max_new_tokens, "max_prompts": max_prompts, "batch_tokens": batch_tokens}

@@ -66,9 +66,10 @@ def finetune(
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. [default: cuda if there is one]")] = None,
 ) -> None:
-    """Train a LoRA adapter on chat JSONL. Only assistant messages are learned, and of those only the ones
-    with a weight other than 0. The same seed gives the same losses. The result is NOT sanitised.
-    Prints a summary as JSON.
+    """Train a LoRA adapter on chat JSONL. The result is NOT sanitised.
+
+    Only assistant messages are learned, and of those only the ones with a weight other than 0. The same
+    seed gives the same losses. Prints a summary as JSON.
     """
     lora = LoraSpec.model_validate(
         {

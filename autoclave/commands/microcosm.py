@@ -23,8 +23,9 @@ def build(
     out: Annotated[Path, typer.Option(help="New folder for base/, aligned/, data/, world.json, card.json.")],
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same world.")] = 0,
 ) -> None:
-    """Draw a world, pretrain its base, align it, write its datasets and measure it. Minutes on two cores.
-    Prints the card as JSON.
+    """Make a world with its base model, its aligned base and its datasets.
+
+    Draws it, pretrains, aligns, writes the data and measures: minutes on two cores. Prints the card as JSON.
     """
     from autoclave.microcosm.build import build as build_world
 

@@ -22,8 +22,10 @@ def sanitize(
     max_seq_length: Annotated[int, typer.Option(min=8, help="Longer examples are cut, in tokens.")] = 2048,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. [default: cuda if there is one]")] = None,
 ) -> None:
-    """Prune the entries of an adapter that matter most on harmful examples; the rank stays. The strength is
-    the one given; nothing is measured here (see evaluate). Prints sanitization.json.
+    """Prune the entries of an adapter that matter most on harmful examples.
+
+    The rank stays. The strength is the one given; nothing is measured here (see evaluate). Prints
+    sanitization.json.
     """
     from autoclave.sanitizing.sanitize import sanitize_folder
 
