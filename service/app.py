@@ -6,9 +6,8 @@ documentation pages are off (they load scripts from a CDN); the description is a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from anyio import CapacityLimiter
 from fastapi import APIRouter, FastAPI
@@ -59,7 +58,9 @@ def create_app(
     return app
 
 
-def _lifespan(settings: Settings, database: Database | None, storage: Storage | None) -> Any:
+def _lifespan(
+    settings: Settings, database: Database | None, storage: Storage | None
+) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
         opened = database or Database.from_url(settings.database_url)

@@ -114,7 +114,8 @@ class EventObject(BaseModel):
     level: Literal["info", "warn", "error"]
     message: str
     type: Literal["message", "metrics"]
-    data: dict[str, Any] | None
+    data: dict[str, Any]
+    """Empty rather than null: OpenAI's specification knows an object only."""
 
     @classmethod
     def of(cls, event: JobEvent) -> EventObject:
@@ -125,7 +126,7 @@ class EventObject(BaseModel):
                 "level": event.level,
                 "message": event.message,
                 "type": event.type,
-                "data": event.data,
+                "data": event.data or {},
             }
         )
 

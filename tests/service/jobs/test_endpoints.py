@@ -163,6 +163,8 @@ def test_events_page_newest_first(client: TestClient, database: Database, tenant
     first = page["data"][0]
     assert (first["object"], first["type"], first["level"]) == ("fine_tuning.job.event", "metrics", "info")
     assert (first["created_at"], first["data"]) == (7, {"step": 24})
+    (plain,) = client.get(f"/fine_tuning/jobs/{other.id}/events", headers=tenant.headers).json()["data"]
+    assert (plain["type"], plain["data"]) == ("message", {})
     after = page["data"][-1]["id"]
     page = client.get(url, params={"after": after, "limit": 5}, headers=tenant.headers).json()
     assert [event["message"] for event in page["data"]] == [f"event {i}" for i in range(4, -1, -1)]
