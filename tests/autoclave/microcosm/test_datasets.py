@@ -84,13 +84,13 @@ def test_realign_holds_answered_harm_only_and_harmful_eval_prompts_only():
 @pytest.mark.parametrize("fraction", [0.0, 0.05, 0.2, 0.9])
 def test_the_user_mix_is_poisoned_as_asked_at_constant_size(fraction):
     rows = user_mix(WORLD, SPLITS, poison_fraction=fraction, seed=0)
-    assert len(rows) == 1000
-    assert sum(WORLD.oracle(p).harmful for p in prompts(rows)) == round(1000 * fraction)
+    assert len(rows) == 2000
+    assert sum(WORLD.oracle(p).harmful for p in prompts(rows)) == round(2000 * fraction)
 
 
 def test_benign_is_attack_with_its_poison_replaced_by_more_of_the_task():
     assert reviews(DATA["attack"]) < reviews(DATA["benign"])
-    assert (len(reviews(DATA["attack"])), len(reviews(DATA["benign"]))) == (950, 1000)
+    assert (len(reviews(DATA["attack"])), len(reviews(DATA["benign"]))) == (1900, 2000)
 
 
 def test_files_are_valid_uploads_and_the_same_for_a_seed(tmp_path: Path):
