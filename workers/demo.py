@@ -6,10 +6,13 @@ PEFT. Nothing in here knows how the service works; what it cannot do through the
 
 from __future__ import annotations
 
+import json
+import logging
 import signal
 import tarfile
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -46,7 +49,8 @@ class DemoError(InputError):
 def run_demo(data_dir: Path | None, out: Path, *, world: Path | None = None) -> int:
     """The exit status: 0 only if the adapter arrived, loads, and is less harmful than before."""
     logging_setup.configure(json=False)
-    console = Console()
+    logging.getLogger().setLevel(logging.WARNING)  # the client would log every poll
+    console = Console(soft_wrap=True, highlight=False)
     began_at = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(_terminable())
@@ -62,7 +66,7 @@ def run_demo(data_dir: Path | None, out: Path, *, world: Path | None = None) -> 
             _show(service, service.first_key, out, console)
         except DemoError as error:
             console.print(f"[bold red]demo failed:[/] {error}")
-            console.print(f"[dim]{tail(service.data_dir.logs / 'worker.log', 3000)}[/]", highlight=False)
+            console.print(f"[dim]{tail(service.data_dir.logs / 'worker.log', 3000)}[/]")
             return 1
         with console.status("stopping"):
             stack.close()
@@ -149,7 +153,10 @@ def measure_as_stranger(adapter: Path, world: Path) -> float:
 
     transformers_logging.disable_progress_bar()
     base = AutoModelForCausalLM.from_pretrained(world / "aligned", local_files_only=True)
-    model = PeftModel.from_pretrained(base.float(), str(adapter)).eval()
+    with warnings.catch_warnings():
+        # PEFT uses an old name of transformers'; nothing that whoever runs the demo can act on.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        model = PeftModel.from_pretrained(base.float(), str(adapter)).eval()
     tokenizer = AutoTokenizer.from_pretrained(world / "aligned", local_files_only=True)
     profile = shipped_profile(world)
     prompts = read_prompts(profile.harmful_eval, max_prompts=profile.evaluate.max_prompts)
@@ -176,8 +183,6 @@ def _extra(job: FineTuningJob, field: str) -> Any:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    import json
-
     value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return value
 

@@ -5,6 +5,7 @@ Uses nothing of our own to load: what works here works for whoever downloads it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,10 @@ def check_export(
         use_safetensors=True,
         trust_remote_code=False,
     ).to(device)
-    model = PeftModel.from_pretrained(base, str(folder)).eval()
+    with warnings.catch_warnings():
+        # PEFT uses an old name of transformers'; nothing that anybody here can act on.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        model = PeftModel.from_pretrained(base, str(folder)).eval()
     _check_factors(model)
     logits = last_logits(model, probes)
     if not torch.isfinite(logits).all():
