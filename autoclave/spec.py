@@ -58,7 +58,7 @@ class SanitizeSpec(Spec):
     meets the gate (design decision: strength is searched, a fixed alpha can ruin a task)."""
 
     method: Literal["antidote"] = "antidote"
-    alphas: tuple[Fraction, ...] = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+    alphas: tuple[Fraction, ...] = (0.01, 0.02, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3)
 
     @model_validator(mode="after")
     def _ascending(self) -> SanitizeSpec:
