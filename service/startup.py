@@ -8,14 +8,17 @@ from __future__ import annotations
 from pydantic import ValidationError
 from sqlalchemy.exc import ArgumentError, OperationalError
 
+from autoclave.errors import InputError
 from service import schema
 from service.db import Database
 from service.settings import Settings
 from service.storage import Storage, storage_from_url
 
 
-class StartError(RuntimeError):
+class StartError(InputError):
     """Something that an operator must put right; the message says what and how."""
+
+    code = "cannot_start"
 
 
 def settings_from_environment() -> Settings:

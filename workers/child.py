@@ -31,6 +31,9 @@ _PASSED_NAMES = frozenset(
     {"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD"}
 )
 _PASSED_PREFIXES = ("LC_", "PYTHON", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "TORCH", "PYTORCH_")
+# Threads of a small model wait for each other thousands of times a second; on a machine that others use
+# too, waiting by spinning made training five times slower (measured: 13 s instead of 2.5).
+_DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
 _FIXED = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
@@ -40,7 +43,7 @@ def child_environment(environment: dict[str, str]) -> dict[str, str]:
         for name, value in environment.items()
         if name in _PASSED_NAMES or name.startswith(_PASSED_PREFIXES)
     }
-    return passed | _FIXED
+    return _DEFAULTS | passed | _FIXED
 
 
 class ChildProcess:

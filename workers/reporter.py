@@ -23,6 +23,9 @@ class Reporter:
         self._stop_flag = stop_flag
         self._progress_at = 0.0
 
+    def close(self) -> None:
+        self._pipe.close()
+
     def say(self, message: AnyMessage) -> None:
         self._pipe.write(encode(message))
 

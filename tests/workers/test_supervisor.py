@@ -182,3 +182,23 @@ def test_a_straggler_in_the_group_is_ended(bench: Bench, queued_job: QueuedJob) 
 
 def test_a_child_that_does_not_exit_after_its_verdict(bench: Bench, queued_job: QueuedJob) -> None:
     assert bench.run("hangs_after_publishing", queued_job()).status == "succeeded"
+
+
+def test_a_child_sees_no_password(
+    bench: Bench, queued_job: QueuedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://autoclave:hunter2@db/autoclave")
+    monkeypatch.setenv("BROKER_URL", "redis://:hunter2@broker/0")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    job_id = queued_job()
+    thread = bench.run_beside("cooperates", job_id)
+    child = psutil.Process(bench.pids()[0])
+    environment = child.environ()
+    order = next(bench.work_dir.glob("*/order.json")).read_text()
+    bench.change(job_id, cancel_requested_at=time.time())
+    thread.join(10)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "3"
+    assert environment["HF_HUB_OFFLINE"] == "1"
+    assert "hunter2" not in " ".join(environment.values()) + order
+    assert bench.settings.database_url not in order
