@@ -34,6 +34,8 @@ from tests.builders import Tenant, make_tenant
 
 # For the processes that tests start; in this one the sockets below are guarded.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Before torch loads: spinning threads make small models several times slower on a shared machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class NetworkForbiddenError(AssertionError):
@@ -54,6 +56,8 @@ def _no_network() -> Iterator[None]:
     def guard(function: Any) -> Any:
         def guarded(self: socket.socket, address: Any) -> Any:
             if not _is_local(self.family, address):
+                # The library that opened it does not expect this error, and would leave it open.
+                self.close()
                 raise NetworkForbiddenError(f"tests may not connect to {address!r}")
             return function(self, address)
 
