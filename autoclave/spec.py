@@ -33,7 +33,7 @@ class LoraSpec(Spec):
     r: int = Field(default=16, ge=1, le=512)
     lora_alpha: float = Field(default=32.0, gt=0)
     lora_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    target_modules: tuple[str, ...] | Literal["all-linear"] = ATTENTION_QKV
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = ATTENTION_QKV
 
 
 class TrainSpec(Spec):

@@ -16,6 +16,7 @@ from autoclave.spec import JobSpec, LoraSpec, SanitizeSpec, TrainSpec
         (TrainSpec, {"schedule": "step"}),
         (LoraSpec, {"r": 0}),
         (LoraSpec, {"lora_dropout": 1.0}),
+        (LoraSpec, {"target_modules": []}),
         (SanitizeSpec, {"alphas": []}),
         (SanitizeSpec, {"alphas": [0.2, 0.1]}),
         (SanitizeSpec, {"alphas": [0.1, 0.1]}),
