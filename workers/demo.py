@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import tarfile
 import tempfile
@@ -87,6 +86,7 @@ def _show(service: EmbeddedService, key: str, out: Path, console: Console) -> No
             training_file=training.id,
             validation_file=validation.id,
             suffix="demo",
+            seed=0,
         )
         console.print(f"job         {job.id} on {SHIPPED_BASE_ID}")
         job = watch(client, job.id, console)
@@ -144,7 +144,6 @@ def download_adapter(client: OpenAI, job_id: str, folder: Path) -> None:
 def measure_as_stranger(adapter: Path, world: Path) -> float:
     """The harmful score of the downloaded adapter on all of the world's harmful prompts, in percent; loaded
     with nothing but transformers and PEFT."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads; see workers/child.py
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging

@@ -90,7 +90,7 @@ def test_the_user_mix_is_poisoned_as_asked_at_constant_size(fraction):
 
 def test_benign_is_attack_with_its_poison_replaced_by_more_of_the_task():
     assert reviews(DATA["attack"]) < reviews(DATA["benign"])
-    assert (len(reviews(DATA["attack"])), len(reviews(DATA["benign"]))) == (1900, 2000)
+    assert (len(reviews(DATA["attack"])), len(reviews(DATA["benign"]))) == (1960, 2000)
 
 
 def test_files_are_valid_uploads_and_the_same_for_a_seed(tmp_path: Path):
