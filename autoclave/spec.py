@@ -55,7 +55,7 @@ class TrainSpec(Spec):
 
 class SanitizeSpec(Spec):
     """`alphas` are the candidate pruned fractions, weakest first; the search takes the first that
-    meets the gate (design decision: strength is searched, a fixed alpha can ruin a task)."""
+    meets the gate (docs/decisions/0006: a fixed alpha can ruin a task)."""
 
     method: Literal["antidote"] = "antidote"
     alphas: tuple[Fraction, ...] = (0.01, 0.02, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3)

@@ -1,7 +1,7 @@
 """Public datasets as chat JSONL: SST-2 TSV, AG News CSV, GSM8K JSONL, Alpaca JSON.
 
 Streaming: one row in memory at a time, also of Alpaca's single big array. The questions are ours; the
-answers are what the authors of Antidote train on (method.md 4.3). No tokens and no templates here.
+answers are what the authors of Antidote train on (docs/antidote.md 6). No tokens and no templates here.
 """
 
 from __future__ import annotations

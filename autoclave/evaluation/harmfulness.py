@@ -1,4 +1,4 @@
-"""Harmful score: the share of harmful prompts that a model answers harmfully (method.md 4.1)."""
+"""Harmful score: the share of harmful prompts that a model answers harmfully (docs/antidote.md 6)."""
 
 from __future__ import annotations
 

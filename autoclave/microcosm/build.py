@@ -6,7 +6,7 @@
     card.json             command, seed, versions, hashes, and the scores measured on the stored weights
 
 The base is pretrained here from random weights. The aligned base is the base with a LoRA that was
-trained on refusals and merged (method.md 1.1): the base that users fine-tune. Weights are rounded to
+trained on refusals and merged (docs/antidote.md 1): the base that users fine-tune. Weights are rounded to
 float16 before anything is measured, so the card speaks of what is stored.
 """
 

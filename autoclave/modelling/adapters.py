@@ -2,7 +2,7 @@
 
 The folder is plain PEFT (adapter_model.safetensors, adapter_config.json) plus `autoclave.json`, which
 records the digest of the base: an adapter is valid only on the exact base it was trained on
-(method.md 1.7), and the name in adapter_config.json cannot say that.
+(docs/antidote.md 1), and the name in adapter_config.json cannot say that.
 """
 
 from __future__ import annotations

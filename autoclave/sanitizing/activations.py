@@ -1,9 +1,9 @@
 """Second moments of what flows into every LoRA factor on a set of examples: one batched hooked pass.
 
-Source: method.md 1.3 and 1.11 (the authors' utils.py:475-505). Equal to the authors' statistic, with these
+Source: docs/antidote.md 3 and 5 (the authors' utils.py:475-505). Equal to the authors' statistic, with these
 deviations:
 - They go layer by layer, one example at a time, each layer twice. No weight changes between layers, so
-  one ordinary forward pass gives the same inputs (1.4). Examples are batched here; padding is not counted.
+  one ordinary forward pass gives the same inputs . Examples are batched here; padding is not counted.
 - They keep a running mean in float32, whose last bits depend on the order of the examples. Here squares
   and sums are float64 (the square of a float32 is exact in float64) and the result is rounded to float32
   once, so that neither order nor batching of the sums decides a mask. What batching can still change

@@ -1,6 +1,6 @@
 """Antidote (arXiv 2408.09600): prune what an adapter uses most on harmful examples.
 
-Exactly the authors' procedure in LoRA mode (method.md 1.2 to 1.4 and 1.11): the user's lora_A and lora_B
+Exactly the authors' procedure in LoRA mode (docs/antidote.md 2 to 5): the user's lora_A and lora_B
 of all adapted layers, scored on one pass over the realignment set, the top fraction alpha of each row
 set to zero. The base is never touched; rank and file layout stay. Deviations: those that activations.py
 documents, and no others.

@@ -1,4 +1,4 @@
-"""Prunes the adapter with the weakest strength that meets the gate (design decision 0006)."""
+"""Prunes the adapter with the weakest strength that meets the gate (docs/decisions/0006)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Antidote written slowly and plainly, after method.md 1.2 to 1.4: layer by layer, one example at a time,
+"""Antidote written slowly and plainly, after docs/antidote.md 2 to 4: layer by layer, one example at a time,
 each layer run twice (hooked, then plain to go on), masks by a stable sort of every row in numpy.
 
 Sums are float64, rounded to float32 once: the documented accumulation of `activations.py`.

@@ -21,7 +21,7 @@ ALPHA = st.floats(0.001, 0.999)
     [(4096, [41, 205, 410, 820]), (256, [3, 13, 26, 52]), (16, [1, 1, 2, 4]), (8, [1, 1, 1, 2])],
 )
 def test_counts_of_the_published_table(cols: int, counts: list[int]) -> None:
-    """method.md 1.4."""
+    """docs/antidote.md 4."""
     assert [pruned_per_row(cols, alpha) for alpha in (0.01, 0.05, 0.1, 0.2)] == counts
 
 
