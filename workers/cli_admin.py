@@ -170,6 +170,21 @@ def add_base(  # noqa: PLR0917 - typer passes options by name
 
 
 @admin.command()
+def add_microcosm(data_dir: DataDirOption = None) -> None:
+    """Register the small synthetic world that ships with Autoclave, to try a deployment without a model."""
+    from autoclave.microcosm.shipped import shipped_world
+    from service.startup import open_database
+    from workers.shipped_base import SHIPPED_BASE_ID, register_shipped_base
+
+    database = open_database(database_url(data_dir))
+    try:
+        register_shipped_base(database, shipped_world())
+    finally:
+        database.close()
+    typer.echo(SHIPPED_BASE_ID)
+
+
+@admin.command()
 def retire_base(
     id: Annotated[str, typer.Option(help="Id of the base.")], data_dir: DataDirOption = None
 ) -> None:

@@ -198,6 +198,7 @@ def test_an_adapter_that_is_not_the_scored_one_does_not_leave(bench: PipelineBen
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
+        ({"spec": {"lora": {"target_modules": ["nowhere"]}}}, "invalid_lora", "'nowhere'.*Available"),
         ({"base": {"sha256": "0" * 64}}, "base_mismatch", "acme/base are not those that were registered"),
         ({"training_file": {"sha256": "0" * 64}}, "file_corrupted", "train"),
         ({"min_examples": 13}, "invalid_training_file", "too_few_examples"),

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from autoclave.data.conversations import check_file
-from autoclave.errors import AutoclaveError
+from autoclave.errors import AutoclaveError, ModelError
 from autoclave.evaluation.harmfulness import read_prompts
 from autoclave.evaluation.judges import load_judge
 from autoclave.evaluation.utility import read_references
 from autoclave.hashing import file_sha256
+from autoclave.modelling.adapters import resolve_target_modules
 from service.jobs.states import Stage
 from workers.attempt import Attempt, StageError, data_errors_of
 from workers.messages import StageFinished
@@ -20,10 +21,14 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(attempt: Attempt) -> StageFinished:
-    """Raises StageError with code base_mismatch, invalid_training_file, invalid_validation_file or
-    invalid_safety_profile."""
+    """Raises StageError with code base_mismatch, invalid_lora, invalid_training_file, invalid_validation_file
+    or invalid_safety_profile."""
     order, reporter = attempt.order, attempt.reporter
-    attempt.bare_base()
+    base = attempt.bare_base()
+    try:
+        resolve_target_modules(base.model, attempt.spec.lora.target_modules)
+    except ModelError as error:
+        raise StageError("invalid_lora", str(error), param="lora.target_modules") from error
     reporter.check()
     profile_hashes = _check_profile(attempt)
     with data_errors_of(order.training_file, "training_file"):
