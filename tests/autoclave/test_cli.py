@@ -170,3 +170,14 @@ def test_python_m_autoclave() -> None:
 def test_the_version_is_that_of_the_project() -> None:
     pyproject = Path(__file__).parents[2] / "pyproject.toml"
     assert f'version = "{__version__}"' in pyproject.read_text()
+
+
+def test_a_missing_extra_is_named() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from autoclave.cli import app\n"
+        "app(['finetune', '--base', 'x', '--data', 'y', '--out', 'z'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: this command needs torch; install it with: pip install 'autoclave[ml]'\n"
