@@ -49,6 +49,11 @@ def _is_local(family: int, address: Any) -> bool:
     return isinstance(host, str) and (host.startswith("127.") or host in {"::1", "localhost"})
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: most mistakes show within a minute."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_network() -> Iterator[None]:
     connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
