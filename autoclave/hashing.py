@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-# What decides how a base behaves here. Left out: README, generation_config.json (answers are always
-# generated greedily by our own loop) and anything else a download may leave in the folder.
+# What decides how a base behaves here (generation_config.json names the tokens that end an answer). Left
+# out: README and anything else a download may leave in the folder.
 BASE_PATTERNS = (
     "config.json",
+    "generation_config.json",
     "*.safetensors",
     "*.safetensors.index.json",
     "tokenizer.json",

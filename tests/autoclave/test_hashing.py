@@ -16,11 +16,13 @@ def test_a_folder_is_its_matching_files_by_name(tmp_path: Path) -> None:
     assert digest == hashlib.sha256(lines.encode()).hexdigest()
     assert file_sha256(tmp_path / "config.json") == hashlib.sha256(b"{}").hexdigest()
     (tmp_path / "README.md").write_text("other")
-    (tmp_path / "generation_config.json").write_text("{}")
     assert folder_sha256(tmp_path) == digest
 
 
-@pytest.mark.parametrize("name", ["config.json", "x.safetensors", "tokenizer.json", "chat_template.jinja"])
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "generation_config.json", "x.safetensors", "tokenizer.json", "chat_template.jinja"],
+)
 def test_every_file_that_decides_counts(tmp_path: Path, name: str) -> None:
     (tmp_path / "config.json").write_text("{}")
     before = folder_sha256(tmp_path)
