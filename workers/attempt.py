@@ -18,7 +18,7 @@ from autoclave.data.conversations import read_conversations
 from autoclave.data.tokens import Encoded, encode
 from autoclave.errors import AutoclaveError, DataError
 from autoclave.hashing import file_sha256
-from autoclave.modelling.adapters import WEIGHTS_FILE, detach, load_adapter
+from autoclave.modelling.adapters import WEIGHTS_FILE, detach, load_adapter, save_adapter
 from autoclave.modelling.bases import LoadedBase, default_device, default_dtype, load_base
 from service.jobs.states import Stage
 from service.storage import Storage, private_prefix
@@ -140,6 +140,13 @@ class Attempt:
     def prefix(self, stage: Stage) -> str:
         """Where this attempt stores what `stage` makes. The fencing number keeps attempts apart."""
         return f"{private_prefix(self.order.job_id)}/{self.order.fencing_number}/{stage.value}"
+
+    def saved_adapter(self, stage: Stage, model: Any) -> Path:
+        """The scratch folder with the adapter as it is now, under the public name of its base."""
+        folder = self.scratch / stage.value
+        base = self.order.base
+        save_adapter(model, folder, base_name=base.id, base_revision=base.revision, base_sha256=base.sha256)
+        return folder
 
     def store(self, stage: Stage, folder: Path) -> dict[str, str]:
         """Store an adapter folder; what `stored_adapter` needs to get it back."""

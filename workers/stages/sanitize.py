@@ -9,7 +9,7 @@ from autoclave.data.conversations import read_conversations
 from autoclave.data.tokens import encode
 from autoclave.errors import SafetyGateError
 from autoclave.hashing import file_sha256
-from autoclave.modelling.adapters import WEIGHTS_FILE, save_adapter
+from autoclave.modelling.adapters import WEIGHTS_FILE
 from autoclave.sanitizing.antidote import Antidote
 from autoclave.sanitizing.sanitize import RECORD_FILE, sanitization_record
 from autoclave.sanitizing.search import SearchResult, find_weakest
@@ -80,14 +80,7 @@ def _save(
 ) -> dict[str, Any]:
     order = attempt.order
     counts = antidote.apply(found.chosen)
-    folder = attempt.scratch / Stage.SANITIZE.value
-    save_adapter(
-        model,
-        folder,
-        base_name=order.base.id,
-        base_revision=order.base.revision,
-        base_sha256=order.base.sha256,
-    )
+    folder = attempt.saved_adapter(Stage.SANITIZE, model)
     record = sanitization_record(found.chosen, counts, antidote) | {
         "device": attempt.device,
         "realign_truncated": num_truncated,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from autoclave.modelling.adapters import attach, save_adapter
+from autoclave.modelling.adapters import attach
 from autoclave.training.checkpoint import CheckpointStore, TrainState
 from autoclave.training.loop import finetune
 from service.jobs.states import Stage
@@ -32,14 +32,7 @@ def train(attempt: Attempt) -> StageFinished:
         checkpoint=checkpoints,
         checkpoint_every_steps=1,  # asked after every step; the store decides by the clock
     )
-    folder = attempt.scratch / Stage.TRAIN.value
-    save_adapter(
-        model,
-        folder,
-        base_name=order.base.id,
-        base_revision=order.base.revision,
-        base_sha256=order.base.sha256,
-    )
+    folder = attempt.saved_adapter(Stage.TRAIN, model)
     output = attempt.store(Stage.TRAIN, folder) | {
         "steps": result.steps,
         "first_loss": result.losses[0],
