@@ -51,6 +51,10 @@ class Storage:
     def size(self, key: str) -> int:
         return obstore.head(self._store, key)["size"]
 
+    def modified_at(self, key: str) -> float:
+        """Seconds since the epoch. Raises FileNotFoundError."""
+        return obstore.head(self._store, key)["last_modified"].timestamp()
+
     def download(self, key: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:

@@ -104,7 +104,7 @@ class Maintenance:
     def tidy(self, now: float) -> None:
         with self._database.transaction() as session:
             outbox.forget_sent(session, before=now - SENT_KEPT_SECONDS)
-        sweep(self._database, self._storage)
+        sweep(self._database, self._storage, now=now)
 
 
 class MaintenanceLoop:

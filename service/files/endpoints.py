@@ -111,9 +111,8 @@ def retrieve_file(file_id: str, database: DatabaseDep, caller: CallerDep) -> Fil
 
 @router.delete("/{file_id}")
 def delete_file(file_id: str, database: DatabaseDep, storage: StorageDep, caller: CallerDep) -> FileDeleted:
-    with database.transaction() as session:
-        service.delete_file(session, storage, project_id=caller.project_id, file_id=file_id, now=time.time())
-        return FileDeleted(id=file_id)
+    service.delete_file(database, storage, project_id=caller.project_id, file_id=file_id, now=time.time())
+    return FileDeleted(id=file_id)
 
 
 @router.get("/{file_id}/content", response_class=StreamingResponse)

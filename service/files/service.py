@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from sqlalchemy.orm import Session
-
 from autoclave.data.conversations import ConversationChecker, DatasetSummary
 from autoclave.errors import DataError
 from service import ids
@@ -129,23 +127,26 @@ def create_file(
     return file
 
 
-def delete_file(session: Session, storage: Storage, *, project_id: str, file_id: str, now: float) -> None:
+def delete_file(database: Database, storage: Storage, *, project_id: str, file_id: str, now: float) -> None:
     """Remove the bytes, keep the row for jobs that name it. Raises ApiError 404, or 400 if a job that
-    has not ended needs the file."""
-    file = repository.get_file_for_update(session, project_id, file_id)
-    if file is None:
-        raise file_not_found(file_id)
-    job_id = repository.live_job_using(session, file_id)
-    if job_id is not None:
-        raise invalid(
-            f"File {file_id!r} is used by job {job_id!r}, which has not ended. Cancel the job, or wait.",
-            param="file_id",
-            code="file_in_use",
-        )
-    # Before the commit: when the client reads "deleted", the bytes are gone.
+    has not ended needs the file.
+
+    First the row, then the bytes: a row without bytes would be a file that cannot be read, while bytes
+    without a row are swept up (`workers.sweep`). Both are gone when this returns.
+    """
+    with database.transaction() as session:
+        file = repository.get_file_for_update(session, project_id, file_id)
+        if file is None:
+            raise file_not_found(file_id)
+        job_id = repository.live_job_using(session, file_id)
+        if job_id is not None:
+            raise invalid(
+                f"File {file_id!r} is used by job {job_id!r}, which has not ended. Cancel the job, or wait.",
+                param="file_id",
+                code="file_in_use",
+            )
+        file.deleted_at = now
     storage.delete(file.storage_key)
-    file.deleted_at = now
-    session.flush()
 
 
 def file_not_found(file_id: str, *, param: str = "file_id") -> ApiError:

@@ -13,10 +13,10 @@ from service.db import Database
 from service.jobs import lease
 from service.models import Job, OutboxMessage
 from service.storage import Storage
-from tests.builders import get_job, make_adapter
+from tests.builders import Tenant, get_job, make_adapter, make_file
 from tests.workers.conftest import QueuedJob
 from workers.maintenance import Maintenance, MaintenanceLoop
-from workers.sweep import sweep
+from workers.sweep import FILE_GRACE_SECONDS, sweep
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -170,7 +170,7 @@ def test_the_sweep_deletes_only_what_no_job_needs(
         job = session.get_one(Job, ids["succeeded"])
         make_adapter(session, job, storage_key=f"adapters/{job.id}/2.tar")
 
-    deleted = sweep(database, storage)
+    deleted = sweep(database, storage, now=time.time())
 
     assert set(deleted) == {
         f"private/{ids['failed']}/1/train/adapter.safetensors",
@@ -181,7 +181,22 @@ def test_the_sweep_deletes_only_what_no_job_needs(
     }
     assert not set(deleted) & set(storage.keys("private") + storage.keys("adapters"))
     assert storage.keys("files") == ["files/file-1"]
-    assert sweep(database, storage) == []
+    assert sweep(database, storage, now=time.time()) == []
+
+
+def test_the_sweep_deletes_files_that_no_row_names(
+    database: Database, storage: Storage, tenant: Tenant
+) -> None:
+    """An API process killed between storing a file and writing its row, or between the two of a deletion."""
+    with database.transaction() as session:
+        kept = make_file(session, tenant.project_id)
+        deleted = make_file(session, tenant.project_id, deleted_at=1.0)
+    for key in (kept.storage_key, deleted.storage_key, "files/file-nobody"):
+        storage.put(key, b"x")
+    assert sweep(database, storage, now=time.time()) == [], "a row may still be on its way"
+    later = time.time() + 2 * FILE_GRACE_SECONDS
+    assert set(sweep(database, storage, now=later)) == {deleted.storage_key, "files/file-nobody"}
+    assert storage.keys("files") == [kept.storage_key]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
