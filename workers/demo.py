@@ -113,7 +113,8 @@ def watch(client: OpenAI, job_id: str, console: Console) -> FineTuningJob:
             job = client.fine_tuning.jobs.retrieve(job_id)
             stage, figures = _extra(job, "stage"), _extra(job, "progress") or {}
             if shown is not None and (stage != shown.stage or job.status == "succeeded"):
-                show(Progress(shown.stage, shown.total_steps, shown.total_steps, shown.loss))
+                # Without the loss: the one we saw last may be of an earlier step.
+                show(Progress(shown.stage, shown.total_steps, shown.total_steps))
             if figures:
                 shown = Progress(stage=stage, **figures)
             elif shown is None or shown.stage != stage:
