@@ -13,7 +13,7 @@ from autoclave.commands import convert, evaluate, finetune, microcosm, sanitize
 from autoclave.commands.reporting import ReportingGroup
 
 # Idle OpenMP threads spin by default and steal the cores of whoever they wait for. On two busy cores that
-# made a training step eight times slower; on idle ones sleeping costs little. Read when torch is loaded.
+# made training 5 to 16 times slower; on idle ones sleeping costs little. Read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(

@@ -26,9 +26,9 @@ from autoclave.microcosm.shipped import shipped_world
 from autoclave.modelling.adapters import attach
 from autoclave.modelling.bases import load_base
 from autoclave.sanitizing.antidote import Antidote
+from autoclave.sanitizing.random_control import randomly_pruned
 from autoclave.spec import ATTENTION_QKV, EvaluateSpec, LoraSpec, TrainSpec
 from autoclave.training.loop import finetune
-from workers.random_control import randomly_pruned
 from workers.shipped_base import shipped_spec
 
 ALPHAS = (0.01, 0.02, 0.05, 0.07, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25)

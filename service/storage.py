@@ -48,9 +48,6 @@ class Storage:
         result = obstore.get(self._store, key)
         return (bytes(chunk) for chunk in result.stream(min_chunk_size=CHUNK_BYTES))
 
-    def size(self, key: str) -> int:
-        return obstore.head(self._store, key)["size"]
-
     def modified_at(self, key: str) -> float:
         """Seconds since the epoch. Raises FileNotFoundError."""
         return obstore.head(self._store, key)["last_modified"].timestamp()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from autoclave.data.templates import prompt_text
+from autoclave.data.tokens import length_batches
 from autoclave.errors import ModelError
 from autoclave.modelling.backbone import backbone_of
 from autoclave.progress import Progress, ProgressCallback, seconds_remaining
@@ -68,7 +69,8 @@ def generate_ids(
     model.eval()
     answers: list[list[int]] = [[] for _ in prompts]
     started, done = time.perf_counter(), 0
-    for rows in _batches([len(ids) for ids in prompts], max_new_tokens, batch_tokens):
+    # Longest first, so that too large a batch fails at the start, not at the end.
+    for rows in length_batches([len(ids) + max_new_tokens for ids in prompts], batch_tokens):
         generated = _decode_batch(model, [prompts[row] for row in rows], stop_ids, max_new_tokens)
         for row, ids in zip(rows, generated, strict=True):
             answers[row] = ids
@@ -85,19 +87,6 @@ def end_of_sequence_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     configured = getattr(config, "eos_token_id", None)
     extra = configured if isinstance(configured, list) else [configured]
     return frozenset(i for i in [tokenizer.eos_token_id, *extra] if i is not None)
-
-
-def _batches(lengths: list[int], max_new_tokens: int, batch_tokens: int) -> list[list[int]]:
-    """Indices by length, longest first, so that too large a batch fails at the start, not at the end."""
-    batches: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if batches:
-            longest = lengths[batches[-1][0]] + max_new_tokens
-            if (len(batches[-1]) + 1) * longest <= batch_tokens:
-                batches[-1].append(row)
-                continue
-        batches.append([row])
-    return batches
 
 
 @torch.inference_mode()

@@ -18,13 +18,13 @@ from transformers import AutoModelForCausalLM
 
 from autoclave.errors import CancelledError, ModelError, NonFiniteLossError
 from autoclave.hashing import file_sha256
+from autoclave.modelling.export_gate import ExportGateError
 from service.jobs.states import Stage
 from service.storage import Storage
 from tests.autoclave.tiny import save_tiny_base
 from tests.workers.pipeline_bench import ALPHAS, PipelineBench
 from workers import runner
 from workers.attempt import StageError
-from workers.export_gate import ExportGateError
 from workers.messages import AnyMessage, Checkpointed, Failed, MetricsMeasured, Published, StageFinished
 from workers.order import Order, write_order
 from workers.reporter import Reporter

@@ -6,12 +6,12 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from autoclave.modelling.export_gate import last_logits
+from autoclave.sanitizing.random_control import randomly_pruned
 from service.jobs.states import Stage
 from workers.attempt import Attempt, StageError
-from workers.export_gate import last_logits
 from workers.measuring import Measuring, gate_refusal
 from workers.messages import StageFinished
-from workers.random_control import randomly_pruned
 from workers.report import held_out_refused_report, passed_report
 
 PROBES_FILE = "probes.safetensors"

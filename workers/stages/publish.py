@@ -10,10 +10,10 @@ import shutil
 from safetensors.torch import load_file
 
 from autoclave.hashing import file_sha256
+from autoclave.modelling.export_gate import check_export
 from service.jobs.states import Stage
 from service.storage import adapter_key
 from workers.attempt import Attempt
-from workers.export_gate import check_export
 from workers.messages import Published
 from workers.model_card import model_card
 from workers.package import write_archive, write_json, write_sums
