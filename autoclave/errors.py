@@ -3,8 +3,11 @@
     AutoclaveError
     ├── InputError (also ValueError)      the caller gave something that cannot work
     │   ├── DataError                     a dataset broke a rule; carries every issue with its line
+    │   ├── RealignmentError              a realignment set that nothing can be learned from
+    │   ├── OverlapError                  two sets that must be disjoint share prompts; carries where
     │   ├── ModelError                    a base or adapter folder is missing something or unsupported
     │   │   ├── BaseMismatchError         the adapter belongs to another base
+    │   │   ├── NonFiniteWeightsError     a weight is NaN or infinite; names it
     │   │   └── UnsupportedAdapterError   an adapter type whose pruning is not defined
     │   └── JudgeError                    an unknown judge, or one that cannot judge this prompt
     ├── NonFiniteLossError                training diverged; carries the step
@@ -71,12 +74,33 @@ class DataError(InputError):
         return f"{prefix}{shown}{more}"
 
 
+class RealignmentError(InputError):
+    code: ClassVar[str] = "invalid_realignment_set"
+
+
+class OverlapError(InputError):
+    """`pairs` holds (line in the first set, line in the second set) of the first prompts they share."""
+
+    code: ClassVar[str] = "overlapping_sets"
+
+    def __init__(self, message: str, pairs: list[tuple[int, int]]) -> None:
+        super().__init__(message, pairs)
+        self.pairs = pairs
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class ModelError(InputError):
     code: ClassVar[str] = "invalid_model"
 
 
 class BaseMismatchError(ModelError):
     code: ClassVar[str] = "base_mismatch"
+
+
+class NonFiniteWeightsError(ModelError):
+    code: ClassVar[str] = "non_finite_weights"
 
 
 class UnsupportedAdapterError(ModelError):
