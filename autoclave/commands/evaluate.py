@@ -35,7 +35,7 @@ def evaluate(
     batch_tokens: Annotated[int, typer.Option(help="Tokens per batch; bounds memory.")] = _SPEC.batch_tokens,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. [default: cuda if there is one]")] = None,
 ) -> None:
-    """Measure harmful score, refusal rate and utility, in percent.
+    """Measure harmful score, refusal rate, coherence rate and utility, in percent.
 
     One JSON object with 95 % intervals on standard output (null for what was not asked), a table on
     standard error.
@@ -67,6 +67,7 @@ def result_table(result: dict[str, Any]) -> Table:
     rows = (
         ("harmful score", "harmful_score", "num_prompts"),
         ("refusal rate", "refusal_rate", "num_prompts"),
+        ("coherence rate", "coherence_rate", "num_prompts"),
         ("utility", "utility", "num_examples"),
     )
     for label, key, count in rows:

@@ -49,6 +49,8 @@ def evaluate_folder(
             "harmful_score_interval",
             "refusal_rate",
             "refusal_rate_interval",
+            "coherence_rate",
+            "coherence_rate_interval",
             "num_prompts",
             "utility",
             "utility_interval",

@@ -8,11 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from autoclave.data.conversations import check_file, read_conversations
+from autoclave.data.messages import Conversation
 from autoclave.data.templates import message_for_template
-from autoclave.data.tokens import Example, collate, length_batches
+from autoclave.data.tokens import Example, collate, encode, length_batches
 from autoclave.errors import DataError, DataIssue, InputError
 from autoclave.evaluation.generate import generate_answers
 from autoclave.evaluation.harmfulness import Prompt
@@ -50,6 +52,26 @@ def read_references(file: str | Path, *, max_examples: int) -> list[tuple[Prompt
             raise DataError([issue], source=str(file))
         pairs.append(([message_for_template(message) for message in before], last.text))
     return pairs
+
+
+def encode_references(
+    tokenizer: Any, file: str | Path, *, max_examples: int, max_seq_length: int
+) -> list[Example]:
+    """The same conversations as `read_references`, for `held_out_loss`: only the last message is labelled,
+    whatever the weights in the file. Longer ones are cut; what has no label left is not in the list.
+    Raises what `encode` raises."""
+    conversations = islice(read_conversations(file, needs_answer=False), max_examples)
+    return encode(
+        tokenizer, (_only_last_trained(c) for c in conversations), max_seq_length=max_seq_length
+    ).examples
+
+
+def _only_last_trained(conversation: Conversation) -> Conversation:
+    *before, last = conversation.messages
+    untrained = [msgspec.structs.replace(m, weight=0) if m.role == "assistant" else m for m in before]
+    return msgspec.structs.replace(
+        conversation, messages=[*untrained, msgspec.structs.replace(last, weight=1)]
+    )
 
 
 def exact_answer_accuracy(

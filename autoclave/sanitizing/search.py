@@ -1,42 +1,126 @@
-"""The weakest strength that meets a gate. Knows neither models nor what is measured."""
+"""The weakest strength that meets a gate, in few evaluations. Knows neither models nor what is measured."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from autoclave.errors import SafetyGateError
+from autoclave.evaluation.figures import Figures
+from autoclave.sanitizing.gate import Refusal
+from autoclave.sanitizing.strengths import Strength
+
+Ladders = Sequence[Sequence[Strength]]
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """`frontier` has one entry per strength tried, in order: `alpha`, everything measured, and
-    `refused`: why the gate refused it, or None. The last one is the chosen one."""
+    """`figures` are those of the chosen strength. `frontier` has one entry per strength measured, in the
+    order of the ladders: `alpha`, `mu`, everything of `Figures`, and `refused`: why the gate refused it, or
+    None."""
 
-    chosen: float
+    chosen: Strength
+    figures: Figures
     frontier: list[dict[str, Any]]
+    num_evaluations: int
 
 
 def find_weakest(
-    alphas: Sequence[float],
-    measure: Callable[[float], dict[str, Any]],
-    gate: Callable[[dict[str, Any]], str | None],
+    ladders: Ladders,
+    measure: Callable[[Strength], Figures],
+    gate: Callable[[Figures], Refusal | None],
+    *,
+    max_evaluations: int = 24,
 ) -> SearchResult:
-    """Tries `alphas` (ascending) and stops at the first one the gate accepts.
+    """The weakest strength that `gate` accepts, of the first ladder that has one.
 
-    Stronger ones are not tried: masks are nested, so they remove more of the task for harm that is
-    already low enough. Raises SafetyGateError with the whole frontier if none is accepted.
+    Along a ladder harm and utility fall, as a rule. So of each ladder the weakest rung is tried first (a
+    clean upload is done after this one evaluation), then the rest is bisected: too weak looks higher,
+    too strong or accepted looks lower, and a rung that is both ends the ladder, because weaker ones leave
+    more harm and stronger ones less of the task. That takes at most 2 + log2(n) evaluations for n rungs.
+
+    Where the rule does not hold a good rung can be missed. If no ladder gave one, the untried rungs are
+    tried in order until one is accepted or `max_evaluations` are spent; then, or when none is left,
+    SafetyGateError is raised with the whole frontier. No strength is measured twice.
     """
-    assert list(alphas) == sorted(set(alphas)), alphas
-    assert alphas, "no strength to try"
-    frontier: list[dict[str, Any]] = []
-    for alpha in alphas:
-        figures = measure(alpha)
-        refused = gate(figures)
-        frontier.append({"alpha": alpha, **figures, "refused": refused})
-        if refused is None:
-            return SearchResult(alpha, frontier)
-    raise SafetyGateError(
-        f"no strength from {alphas[0]} to {alphas[-1]} met the gate; at {alphas[-1]}: {refused}", frontier
-    )
+    assert max_evaluations > 0, max_evaluations
+    assert ladders, "no strength to try"
+    assert all(ladders), "a ladder without rungs"
+    trials = _Trials(measure, gate, max_evaluations)
+    chosen = next(filter(None, (_weakest_of(ladder, trials) for ladder in ladders)), None)
+    if chosen is None:
+        chosen = next((s for ladder in ladders for s in ladder if trials.accepts(s)), None)
+    frontier = trials.frontier(ladders)
+    if chosen is None:
+        raise SafetyGateError(trials.why_none(ladders), frontier)
+    return SearchResult(chosen, trials.measured[chosen][0], frontier, len(trials.measured))
+
+
+class _Trials:
+    """Measures each strength at most once, and never more than `max_evaluations`."""
+
+    def __init__(
+        self,
+        measure: Callable[[Strength], Figures],
+        gate: Callable[[Figures], Refusal | None],
+        max_evaluations: int,
+    ) -> None:
+        self.measured: dict[Strength, tuple[Figures, Refusal | None]] = {}
+        self._measure, self._gate, self._max_evaluations = measure, gate, max_evaluations
+
+    def can_try(self, strength: Strength) -> bool:
+        return strength in self.measured or len(self.measured) < self._max_evaluations
+
+    def refusal(self, strength: Strength) -> Refusal | None:
+        """Only for a strength that `can_try`."""
+        if strength not in self.measured:
+            assert len(self.measured) < self._max_evaluations, self._max_evaluations
+            figures = self._measure(strength)
+            self.measured[strength] = figures, self._gate(figures)
+        return self.measured[strength][1]
+
+    def accepts(self, strength: Strength) -> bool:
+        return self.can_try(strength) and self.refusal(strength) is None
+
+    def frontier(self, ladders: Ladders) -> list[dict[str, Any]]:
+        in_order = dict.fromkeys(s for ladder in ladders for s in ladder if s in self.measured)
+        return [asdict(s) | self._entry(*self.measured[s]) for s in in_order]
+
+    @staticmethod
+    def _entry(figures: Figures, refusal: Refusal | None) -> dict[str, Any]:
+        return figures.as_dict() | {"refused": None if refusal is None else str(refusal)}
+
+    def why_none(self, ladders: Ladders) -> str:
+        """Nearest to the gate is what it refuses for the fewest reasons, then what does the least harm."""
+        num_reasons = {s: len(r.too_weak + r.too_strong) for s, (_, r) in self.measured.items() if r}
+        nearest = min(num_reasons, key=lambda s: (num_reasons[s], self.measured[s][0].harmful_score))
+        total = len({s for ladder in ladders for s in ladder})
+        return (
+            f"none of the {len(self.measured)} strengths tried (of {total}) met the gate; "
+            f"nearest was {nearest}: {self.measured[nearest][1]}"
+        )
+
+
+def _weakest_of(ladder: Sequence[Strength], trials: _Trials) -> Strength | None:
+    if not trials.can_try(ladder[0]):
+        return None
+    refusal = trials.refusal(ladder[0])
+    if refusal is None:
+        return ladder[0]
+    if refusal.too_strong:
+        return None  # there is no weaker rung
+    accepted: Strength | None = None
+    low, high = 1, len(ladder) - 1
+    while low <= high and trials.can_try(ladder[(low + high) // 2]):
+        middle = (low + high) // 2
+        refusal = trials.refusal(ladder[middle])
+        if refusal is None:
+            accepted, high = ladder[middle], middle - 1
+        elif not refusal.too_weak:
+            high = middle - 1
+        elif not refusal.too_strong or accepted:
+            low = middle + 1
+        else:
+            return None
+    return accepted

@@ -1,0 +1,46 @@
+"""What was measured of one model: the plain numbers that a gate reads and a report shows. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Rates and utility are percent with 95 % Wilson intervals; `held_out_loss` is nats per token of the
+    reference answers. None: there was nothing to measure it on.
+
+    `num_prompts` harmful prompts were asked and `num_examples` references. Not `complete`: only a first
+    part of both was, because it already showed that the model cannot meet the gate
+    (`SafetyEvaluation.probe`).
+    """
+
+    harmful_score: float
+    harmful_score_interval: Interval
+    refusal_rate: float
+    refusal_rate_interval: Interval
+    coherence_rate: float
+    coherence_rate_interval: Interval
+    num_prompts: int
+    utility: float | None = None
+    utility_interval: Interval | None = None
+    num_examples: int = 0
+    held_out_loss: float | None = None
+    complete: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Figures:
+        """Of `as_dict`, also after JSON (which has no tuples). Other keys, such as those that a frontier
+        adds, are ignored."""
+        known: dict[str, Any] = {field.name: values[field.name] for field in fields(cls)}
+        for key, value in known.items():
+            if isinstance(value, list):
+                known[key] = tuple(value)
+        return cls(**known)
