@@ -6,7 +6,7 @@ same words wherever it enters. Torch-free: the API process imports it.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -58,26 +58,43 @@ MaskRule = Literal["row", "matrix", "global"]
 ActivationNormKind = Literal["rms", "mean"]
 
 
+ANTIDOTE_ALPHAS = (0.01, 0.02, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3)
+PIPELINE_ALPHAS = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2)
+
+
 class SanitizeSpec(Spec):
     """Which sanitiser, and the strengths it may use, weakest first; the search takes the weakest that
     meets the gate (docs/decisions/0006: a fixed strength can ruin a task).
 
     `alphas` are pruned fractions, `mus` the weight of the harmful second moments beside the user's in the
     ridge projection, `ridge` its lambda as a fraction of the mean eigenvalue of the user's second
-    moments. `rule` and `norm` are those of `sanitizing.masks` and `sanitizing.activations`: the
-    defaults are the authors' code. `protection` and `protected_fraction` belong to antidote-protected.
-    `max_user_examples` bounds how many rows of the upload the methods that look at it read.
+    moments. `rule` and `norm` are those of `sanitizing.masks` and `sanitizing.activations`; antidote and
+    antidote-protected default to the authors' rule `row`, the pipeline to `matrix`, whose mask can be finer
+    than one entry of every row (docs/decisions/0010). `protection` and `protected_fraction` belong to
+    antidote-protected. `max_user_examples` bounds how many rows of the upload are looked at,
+    `max_evaluations` how many strengths are tried before the gate counts as missed.
     """
 
     method: SanitizerName = "pipeline"
-    alphas: tuple[Fraction, ...] = (0.01, 0.02, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3)
-    rule: MaskRule = "row"
+    alphas: tuple[Fraction, ...] = PIPELINE_ALPHAS
+    rule: MaskRule = "matrix"
     norm: ActivationNormKind = "rms"
-    mus: tuple[Annotated[float, Field(gt=0.0, le=1e6)], ...] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+    mus: tuple[Annotated[float, Field(gt=0.0, le=1e6)], ...] = (0.1, 0.2, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 50)
     ridge: float = Field(default=0.01, gt=0.0, le=1.0)
     protection: Literal["set-difference", "normalised-difference"] = "normalised-difference"
     protected_fraction: Fraction = 0.1
     max_user_examples: int = Field(default=2000, ge=8)
+    max_evaluations: int = Field(default=24, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_method(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("method", "pipeline") in (
+            "antidote",
+            "antidote-protected",
+        ):
+            return {"alphas": ANTIDOTE_ALPHAS, "rule": "row", **values}
+        return values
 
     @model_validator(mode="after")
     def _ascending(self) -> SanitizeSpec:

@@ -7,11 +7,15 @@ For each adapted layer with update D = s B A, the D' that minimises
 is D' = D C_u (C_u + mu C_h + lambda I)^-1, with C the second moments of the layer's input. The factor acts on
 the right, so only A changes: rank, B and file layout stay, and the result does not depend on how D was split
 into A and B. Not Antidote: nothing is pruned. docs/antidote.md 7 derives and discusses it.
+
+C_h is the mean of two: harmful inputs as the adapted model sees them and as its bare base does. Once the
+update is gone from the early layers, the later ones see something between the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,7 +71,7 @@ class Projection(Sanitizer):
     ) -> Projection:
         """Measures moments on the realignment set and on the user's data, and solves for every mu.
 
-        One pass over both sets if the moments of all inputs fit into `max_moment_bytes` (two float64
+        One pass over both sets if the moments of all inputs fit into `max_moment_bytes` (three float64
         matrices per distinct input), else as many as it takes. Raises InputError for an empty set.
         """
         if not harmful or not user:
@@ -75,18 +79,20 @@ class Projection(Sanitizer):
             raise InputError(f"the {which} is empty, so there is nothing to measure activations on.")
         sanitizer = cls(peft_model, {mu: {} for mu in mus})
         inputs = adapted_inputs(peft_model, device=device)
-        for group in in_groups(inputs, max_moment_bytes, copies=2):
-            c_user, c_harmful = (
-                second_moments(
-                    peft_model,
-                    examples,
-                    group,
-                    device=device,
-                    batch_tokens=batch_tokens,
-                    on_progress=on_progress,
-                )
-                for examples in (user, harmful)
+        for group in in_groups(inputs, max_moment_bytes, copies=3):
+            moments = partial(
+                second_moments,
+                peft_model,
+                inputs=group,
+                device=device,
+                batch_tokens=batch_tokens,
+                on_progress=on_progress,
             )
+            c_user, c_harmful = moments(user), moments(harmful)
+            with peft_model.disable_adapter():
+                c_bare = moments(harmful)
+            for name, matrix in c_bare.items():
+                c_harmful[name] = (c_harmful[name] + matrix) / 2
             for item in group:
                 originals = [sanitizer.originals[name] for name in item.lora_a_names]
                 stacked = torch.cat(originals)  # (sum of ranks, d)
