@@ -22,10 +22,13 @@ class Backbone:
     decoder: Any
     head: Any
 
-    def hidden_states(self, input_ids: Tensor) -> Tensor:
+    def hidden_states(self, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
         """(B, T) -> (B, T, D). No mask is passed: attention is causal and padding stands on the right, so
-        no real token sees any, and the fast causal kernel can be used."""
-        hidden = self.decoder(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, T, D)
+        no real token sees any, and the fast causal kernel can be used. `position_ids` (B, T) are 0, 1, ...
+        unless given."""
+        positions = {} if position_ids is None else {"position_ids": position_ids}
+        output = self.decoder(input_ids=input_ids, use_cache=False, **positions)
+        hidden = output.last_hidden_state  # (B, T, D)
         assert isinstance(hidden, Tensor), type(hidden)
         return hidden
 

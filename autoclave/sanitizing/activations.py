@@ -1,21 +1,19 @@
-"""Second moments of what flows into every LoRA factor on a set of examples: one batched hooked pass.
+"""How large what flows into every LoRA factor is, on a set of examples: one batched hooked pass.
 
-Source: docs/antidote.md 3 and 5 (the authors' utils.py:475-505). Equal to the authors' statistic, with these
-deviations:
-- They go layer by layer, one example at a time, each layer twice. No weight changes between layers, so
-  one ordinary forward pass gives the same inputs . Examples are batched here; padding is not counted.
-- They keep a running mean in float32, whose last bits depend on the order of the examples. Here squares
-  and sums are float64 (the square of a float32 is exact in float64) and the result is rounded to float32
-  once, so that neither order nor batching of the sums decides a mask. What batching can still change
-  is the last bits of the activations themselves, because matrix kernels pick their own order.
+Source: docs/antidote.md 3 and 5 (the authors' utils.py:475-505). They go layer by layer, one example at a
+time, each layer twice; no weight changes between layers, so one ordinary forward pass gives the same
+inputs. Padding is not counted. The same bits come out however the examples are batched, padded, packed
+or ordered: activations and sums are float64, and the result is rounded to float32 once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,17 +21,25 @@ from autoclave.data.tokens import Example, collate, length_batches
 from autoclave.errors import InputError
 from autoclave.modelling.backbone import backbone_of
 from autoclave.progress import Progress, ProgressCallback
+from autoclave.sanitizing.float64_arithmetic import Float64Arithmetic
+from autoclave.sanitizing.packing import PackedBackbone, pack_rows, restarting_positions
+from autoclave.spec import ActivationNormKind
 
 FACTORS = ("lora_A", "lora_B")
+
+Precision = Literal["float64", "model"]
 
 
 @dataclass(frozen=True, eq=False)
 class ActivationNorm:
-    """`second_moment` is v, (in_features,) float32 on the CPU: v_j = (1 / num_samples) * sum over all
-    non-padding tokens of x_j^2. A sum over tokens and a mean over samples, as the authors have it;
-    within a row of scores the scale does not matter."""
+    """`norm` is (in_features,) float32 on the CPU. With x_j the values of input j at an example's tokens:
 
-    second_moment: Tensor
+    - rms: sqrt(v_j), v_j = mean over examples of sum over tokens of x_j^2, rounded to float32 before the
+      root, as the authors' code has it;
+    - mean: mean over examples of sqrt(sum over tokens of x_j^2), as the paper's text has it.
+    """
+
+    norm: Tensor
     num_samples: int
     num_tokens: int
 
@@ -50,60 +56,99 @@ def factor_layers(peft_model: Any) -> dict[str, nn.Linear]:
 
 
 @torch.no_grad()
-def input_second_moments(
+def input_norms(
     peft_model: Any,
     examples: Sequence[Example],
     *,
     device: str | torch.device,
+    kind: ActivationNormKind = "rms",
+    precision: Precision | None = None,
+    packed: bool = False,
     batch_tokens: int = 8192,
     on_progress: ProgressCallback | None = None,
 ) -> dict[str, ActivationNorm]:
-    """Statistics for each factor of the adapter, by name (`factor_layers`).
+    """The norm of the inputs of each factor of the adapter, by name (`factor_layers`).
 
     Every token of an example counts: template, prompt, answer, end of turn; labels are not looked at. The
-    input of a lora_B is A x with the unpruned A. Leaves the model in eval mode. Raises InputError for
-    no examples.
+    input of a lora_B is A x with the unpruned A. Leaves the model in eval mode.
+
+    `precision` is that of the forward pass: "float64" (the default on a CPU; `Float64Arithmetic`, about
+    twice the time) or "model" (the default on CUDA): as the model is, where the batching decides the
+    last bits of activations (about 1e-6 in float32) and so may decide a near-tie. Sums are float64 in
+    both. `packed` puts several examples in one row (`packing`) instead of padding them; `batch_tokens`
+    bounds a row or a padded batch. Memory: the model and one batch. Raises InputError for no examples and
+    ModelError for an architecture that cannot be packed.
     """
     if not examples:
         raise InputError("the realignment set is empty, so there is nothing to measure activations on.")
+    if precision is None:
+        precision = "model" if torch.device(device).type == "cuda" else "float64"
     layers = factor_layers(peft_model)
+    sums = _Sums(layers, kind, torch.device(device))
     backbone = backbone_of(peft_model)
-    sums = _SquareSums(layers, torch.device(device))
+    lengths = [len(example) for example in examples]
+    batches = pack_rows(lengths, batch_tokens) if packed else length_batches(lengths, batch_tokens)
     peft_model.eval()
-    batches = length_batches([len(example) for example in examples], batch_tokens)
-    handles = [layer.register_forward_pre_hook(sums.hook(name)) for name, layer in layers.items()]
-    try:
-        for done, rows in enumerate(batches, start=1):
-            batch = collate([examples[row] for row in rows], pad_token_id=0, device=device)
-            sums.start_batch(batch.attention_mask.bool())
-            backbone.hidden_states(batch.input_ids)
-            if on_progress:
-                on_progress(Progress("sanitize", done, len(batches)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    num_tokens = sum(len(example) for example in examples)
+    with Float64Arithmetic() if precision == "float64" else nullcontext():
+        packed_backbone = PackedBackbone(backbone, device) if packed else None
+        handles = [layer.register_forward_pre_hook(sums.hook(name)) for name, layer in layers.items()]
+        try:
+            for done, rows in enumerate(batches, start=1):
+                batch = [examples[row] for row in rows]
+                if packed_backbone:
+                    sums.start_batch(_example_of_packed(batch), len(batch))
+                    ids = np.concatenate([example.input_ids for example in batch]).astype(np.int64)  # (T,)
+                    positions = restarting_positions([len(example) for example in batch])
+                    packed_backbone.hidden_states(
+                        torch.from_numpy(ids)[None].to(device), positions.to(device)
+                    )
+                else:
+                    padded = collate(batch, pad_token_id=0, device=device)
+                    sums.start_batch(_example_of_padded(padded.attention_mask), len(batch))
+                    backbone.hidden_states(padded.input_ids)
+                if on_progress:
+                    on_progress(Progress("sanitize", done, len(batches)))
+        finally:
+            for handle in handles:
+                handle.remove()
+    num_tokens = sum(lengths)
     return {
-        name: ActivationNorm((total / len(examples)).float().cpu(), len(examples), num_tokens)
-        for name, total in sums.totals.items()
+        name: ActivationNorm(norm, len(examples), num_tokens)
+        for name, norm in sums.norms(len(examples)).items()
     }
 
 
-class _SquareSums:
-    """Sums of squares over tokens, (in_features,) float64 per layer."""
+def _example_of_packed(batch: Sequence[Example]) -> Tensor:
+    """(T,): the number in the batch of the example that a token belongs to."""
+    return torch.repeat_interleave(torch.tensor([len(example) for example in batch]))
 
-    def __init__(self, layers: dict[str, nn.Linear], device: torch.device) -> None:
-        self.totals = {
+
+def _example_of_padded(attention_mask: Tensor) -> Tensor:
+    """(B, T) -> (B * T,): the row, and B on padding."""
+    rows = torch.arange(len(attention_mask), device=attention_mask.device)[:, None]  # (B, 1)
+    return torch.where(attention_mask.bool(), rows, len(attention_mask)).reshape(-1)
+
+
+class _Sums:
+    """Per layer the sum over the examples so far, (in_features,) float64: of v_j of each example (rms) or of
+    its root (mean)."""
+
+    def __init__(self, layers: dict[str, nn.Linear], kind: ActivationNormKind, device: torch.device) -> None:
+        self._kind = kind
+        self._totals = {
             name: torch.zeros(layer.in_features, dtype=torch.float64, device=device)
             for name, layer in layers.items()
         }
-        self._is_token = torch.empty(0, dtype=torch.bool)
         self._last: tuple[Tensor, Tensor] | None = None
 
-    def start_batch(self, is_token: Tensor) -> None:
-        """`is_token` (B, T) is False on padding."""
-        self._is_token = is_token
+    def start_batch(self, example: Tensor, num_examples: int) -> None:
+        """`example` (N,), N tokens and padding in the order of the batch: the number in the batch of the
+        example that a token belongs to, `num_examples` on padding."""
+        device = next(iter(self._totals.values())).device
         self._last = None
+        self._example = example.to(device)
+        self._num_examples = num_examples
+        self._is_token = (self._example < num_examples).double()  # (N,)
 
     def hook(self, name: str) -> Any:
         shares_input = name.endswith("lora_A")
@@ -112,12 +157,25 @@ class _SquareSums:
             x = inputs[0]  # (B, T, in)
             # q, k and v get the same tensor; its squares are summed once.
             if shares_input and self._last is not None and self._last[0] is x:
-                self.totals[name] += self._last[1]
+                self._totals[name] += self._last[1]
                 return
-            squares = x[self._is_token].double().square_()  # (N, in)
-            total = squares.sum(dim=0)  # (in,)
-            self.totals[name] += total
+            total = self._sum(x.reshape(-1, x.shape[-1]))
+            self._totals[name] += total
             if shares_input:
                 self._last = (x, total)
 
         return add
+
+    def _sum(self, x: Tensor) -> Tensor:
+        """(N, in) -> (in,) float64."""
+        squares = x.double().square()  # (N, in)
+        if self._kind == "rms":
+            # Weights of 0 and 1 are exact, and faster than picking the tokens first.
+            return self._is_token @ squares
+        of_example = squares.new_zeros((self._num_examples + 1, x.shape[1]))  # the last one is padding
+        return of_example.index_add_(0, self._example, squares)[:-1].sqrt().sum(dim=0)
+
+    def norms(self, num_samples: int) -> dict[str, Tensor]:
+        """(in_features,) float32 on the CPU, by name."""
+        means = {name: (total / num_samples).float().cpu() for name, total in self._totals.items()}
+        return {n: torch.sqrt(mean) for n, mean in means.items()} if self._kind == "rms" else means

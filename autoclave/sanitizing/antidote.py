@@ -1,51 +1,38 @@
 """Antidote (arXiv 2408.09600): prune what an adapter uses most on harmful examples.
 
-Exactly the authors' procedure in LoRA mode (docs/antidote.md 2 to 5): the user's lora_A and lora_B
-of all adapted layers, scored on one pass over the realignment set, the top fraction alpha of each row
-set to zero. The base is never touched; rank and file layout stay. Deviations: those that activations.py
-documents, and no others.
+The authors' procedure in LoRA mode (docs/antidote.md 2 to 5): the user's lora_A and lora_B of all adapted
+layers, scored on one pass over the realignment set, the top fraction alpha set to zero, of each row unless
+another rule is asked for. The base is never touched; rank and file layout stay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from autoclave.data.tokens import Example
 from autoclave.progress import ProgressCallback
-from autoclave.sanitizing.activations import ActivationNorm, factor_layers, input_second_moments
-from autoclave.sanitizing.masks import pruned_per_row, row_mask
+from autoclave.sanitizing.activations import ActivationNorm, Precision, input_norms
+from autoclave.sanitizing.masks import select
+from autoclave.sanitizing.sanitizer import Edit, Sanitizer
+from autoclave.sanitizing.strengths import Strength
 from autoclave.sanitizing.wanda import wanda_scores
+from autoclave.spec import ActivationNormKind, MaskRule, SanitizerName
 
 
-@dataclass(frozen=True)
-class MatrixCount:
-    """What a strength prunes in one matrix. `already_zero` of the `pruned` entries were zero before."""
+class Antidote(Sanitizer):
+    """The masks of one adapter for every alpha, from one pass."""
 
-    rows: int
-    cols: int
-    pruned_per_row: int
-    pruned: int
-    already_zero: int
+    method: ClassVar[SanitizerName] = "antidote"
 
-
-class Antidote:
-    """The masks of one adapter for every strength, from one pass.
-
-    `apply` changes the adapter in place, always starting from the weights it had when this object was
-    made; `restore` brings those back, bit for bit. So a search can try strengths in any order.
-    """
-
-    def __init__(self, peft_model: Any, norms: dict[str, ActivationNorm]) -> None:
+    def __init__(self, peft_model: Any, norms: dict[str, ActivationNorm], *, rule: MaskRule = "row") -> None:
+        super().__init__(peft_model)
+        assert self.layers.keys() == norms.keys(), "the norms are of another adapter"
         self.norms = norms
-        self._layers: dict[str, nn.Linear] = factor_layers(peft_model)
-        assert self._layers.keys() == norms.keys(), "the statistics are of another adapter"
-        self._originals = {name: layer.weight.detach().clone() for name, layer in self._layers.items()}
+        self.rule: MaskRule = rule
 
     @classmethod
     def from_pass(
@@ -54,50 +41,39 @@ class Antidote:
         examples: Sequence[Example],
         *,
         device: str | torch.device,
+        rule: MaskRule = "row",
+        kind: ActivationNormKind = "rms",
+        precision: Precision | None = None,
         batch_tokens: int = 8192,
         on_progress: ProgressCallback | None = None,
     ) -> Antidote:
-        """Measures activations on the realignment set (`activations.input_second_moments`)."""
-        norms = input_second_moments(
-            peft_model, examples, device=device, batch_tokens=batch_tokens, on_progress=on_progress
+        """Measures activations on the realignment set (`activations.input_norms`)."""
+        norms = input_norms(
+            peft_model,
+            examples,
+            device=device,
+            kind=kind,
+            precision=precision,
+            batch_tokens=batch_tokens,
+            on_progress=on_progress,
         )
-        return cls(peft_model, norms)
+        return cls(peft_model, norms, rule=rule)
+
+    def scores(self, name: str) -> Tensor:
+        """(out, in) float32 on the adapter's device; `name` as in `factor_layers`."""
+        return wanda_scores(self.originals[name], self.norms[name].norm)
 
     def mask(self, name: str, alpha: float) -> Tensor:
-        """(out, in) bool on the adapter's device, True where to prune; `name` as in `factor_layers`."""
-        weight = self._originals[name]
-        second_moment = self.norms[name].second_moment.to(weight.device)
-        return row_mask(wanda_scores(weight, second_moment), alpha)
+        """(out, in) bool on the adapter's device, True where to prune."""
+        if self.rule == "global":
+            return self.masks(alpha)[name]
+        return select({name: self.scores(name)}, alpha, self.rule)[name]
 
     def masks(self, alpha: float) -> dict[str, Tensor]:
-        return {name: self.mask(name, alpha) for name in self._layers}
+        """By name, in the model's order."""
+        return select({name: self.scores(name) for name in self.layers}, alpha, self.rule)
 
-    @torch.no_grad()
-    def apply(self, alpha: float) -> dict[str, MatrixCount]:
-        """Prunes the adapter at this strength. Returns the counts per matrix."""
-        counts = {}
-        for name, layer in self._layers.items():
-            mask = self.mask(name, alpha)
-            original = self._originals[name]
-            layer.weight.copy_(original.masked_fill(mask, 0))
-            counts[name] = MatrixCount(
-                rows=mask.shape[0],
-                cols=mask.shape[1],
-                pruned_per_row=pruned_per_row(mask.shape[1], alpha),
-                pruned=int(mask.sum()),
-                already_zero=int((mask & (original == 0)).sum()),
-            )
-        return counts
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        for name, layer in self._layers.items():
-            layer.weight.copy_(self._originals[name])
-
-    @contextmanager
-    def applied(self, alpha: float) -> Iterator[dict[str, MatrixCount]]:
-        """The adapter is pruned inside the block and whole after it."""
-        try:
-            yield self.apply(alpha)
-        finally:
-            self.restore()
+    def edit(self, strength: Strength) -> Edit:
+        assert strength.alpha is not None, f"Antidote needs an alpha, got {strength}"
+        masks = self.masks(strength.alpha)
+        return Edit({name: self.originals[name].masked_fill(mask, 0) for name, mask in masks.items()}, masks)

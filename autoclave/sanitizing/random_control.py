@@ -1,6 +1,7 @@
-"""The control of Antidote: as many entries pruned in every row, but chosen by chance.
+"""The controls of Antidote: as many entries pruned, but chosen by chance, or by the size of weights alone.
 
-If this lowers the harmful score as much, the scores did not matter.
+If chance lowers the harmful score as much, the scores did not matter; if size alone does, the harmful
+examples did not.
 """
 
 from __future__ import annotations
@@ -10,23 +11,43 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from autoclave.sanitizing.activations import factor_layers
-from autoclave.sanitizing.masks import row_mask
+from autoclave.sanitizing.masks import select
+from autoclave.spec import MaskRule
 
 
 @contextmanager
-@torch.no_grad()
-def randomly_pruned(peft_model: Any, alpha: float, *, seed: int) -> Iterator[None]:
+def randomly_pruned(peft_model: Any, alpha: float, *, seed: int, rule: MaskRule = "row") -> Iterator[None]:
     """The adapter is pruned inside the block and whole after it. The masks depend on the seed alone."""
     generator = torch.Generator().manual_seed(seed)
+    scores = {
+        name: torch.rand(layer.weight.shape, generator=generator)  # (out, in)
+        for name, layer in factor_layers(peft_model).items()
+    }
+    with _pruned(peft_model, select(scores, alpha, rule)):
+        yield
+
+
+@contextmanager
+def by_magnitude(peft_model: Any, alpha: float, *, rule: MaskRule = "row") -> Iterator[None]:
+    """The adapter lacks its largest weights inside the block and is whole after it."""
+    scores = {name: layer.weight.detach().abs() for name, layer in factor_layers(peft_model).items()}
+    with _pruned(peft_model, select(scores, alpha, rule)):
+        yield
+
+
+@contextmanager
+def _pruned(peft_model: Any, masks: dict[str, Tensor]) -> Iterator[None]:
     layers = factor_layers(peft_model)
     originals = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     try:
-        for layer in layers.values():
-            scores = torch.rand(layer.weight.shape, generator=generator)  # (out, in)
-            layer.weight.masked_fill_(row_mask(scores, alpha).to(layer.weight.device), 0)
+        with torch.no_grad():
+            for name, layer in layers.items():
+                layer.weight.masked_fill_(masks[name].to(layer.weight.device), 0)
         yield
     finally:
-        for name, layer in layers.items():
-            layer.weight.copy_(originals[name])
+        with torch.no_grad():
+            for name, layer in layers.items():
+                layer.weight.copy_(originals[name])

@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 
-def wanda_scores(weight: Tensor, second_moment: Tensor) -> Tensor:
-    """S_ij = |W_ij| * sqrt(v_j), float32: `weight` (out, in), `second_moment` (in,) -> (out, in).
+def wanda_scores(weight: Tensor, norm: Tensor) -> Tensor:
+    """S_ij = |W_ij| * norm_j, float32: `weight` (out, in), `norm` (in,) -> (out, in).
 
-    Source: docs/antidote.md 3 (the authors' utils.py:702): the root of the mean of squares, where
-    the paper's text has the mean of norms.
+    Source: docs/antidote.md 3 (the authors' utils.py:702); `norm` is that of `activations`.
     """
-    assert second_moment.shape == weight.shape[1:], (weight.shape, second_moment.shape)
-    return weight.detach().float().abs() * torch.sqrt(second_moment.float())
+    assert norm.shape == weight.shape[1:], (weight.shape, norm.shape)
+    return weight.detach().float().abs() * norm.to(weight.device, torch.float32)
