@@ -20,33 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from autoclave.errors import BaseMismatchError, ModelError, UnsupportedAdapterError
+from autoclave.modelling.adapter_policy import lora_config, refuse_other_layers
 from autoclave.modelling.bases import LoadedBase
+from autoclave.modelling.finite_weights import refuse_non_finite
 from autoclave.spec import LoraSpec
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 PROVENANCE_FILE = "autoclave.json"
-
-# Options of peft.LoraConfig under which "prune A and B" is not defined or not enough.
-_UNSUPPORTED_OPTIONS = {
-    "use_dora": "DoRA learns magnitudes beside A and B",
-    "modules_to_save": "it carries whole trained modules beside A and B",
-    "trainable_token_indices": "it carries trained embeddings beside A and B",
-    "target_parameters": "it adapts parameters that are no linear layers",
-    "layer_replication": "it changes the layers of the base",
-    "lora_bias": "it trains biases beside A and B",
-    "alora_invocation_tokens": "it is active on part of the tokens only",
-    "use_qalora": "QA-LoRA groups the inputs of A",
-    "use_bdlora": "block-diagonal factors are not plain LoRA",
-    "kasa_config": "KaSA is not plain LoRA",
-    "monteclora_config": "MonteCLoRA is not plain LoRA",
-    "arrow_config": "Arrow routes between adapters",
-    "velora_config": "VeLoRA is not plain LoRA",
-    "megatron_config": "Megatron layers are not supported",
-    "fan_in_fan_out": "it adapts layers that are no torch.nn.Linear",
-}
-# Other initialisations (PiSSA, OLoRA, EVA, LoftQ, ...) change the base or the meaning of A and B.
-_PLAIN_INITIALISATIONS = (True, False, "gaussian", None)
 
 
 def linear_layer_names(model: Any) -> dict[str, nn.Linear]:
@@ -97,28 +78,31 @@ def attach(model: Any, lora: LoraSpec, *, seed: int) -> Any:
 def load_adapter(base: LoadedBase, dir: str | Path, *, trainable: bool = False) -> Any:
     """The PeftModel of `base` with the adapter in `dir`, which changes `base.model` in place.
 
-    Raises UnsupportedAdapterError (by name) for anything but plain LoRA on linear layers,
-    BaseMismatchError if `autoclave.json` names another base or the shapes do not fit, ModelError if a file
-    is missing. A folder without `autoclave.json` (made by other software) is accepted as it is.
+    Raises UnsupportedAdapterError (by name) for anything but plain LoRA on linear layers
+    (`adapter_policy`), BaseMismatchError if `autoclave.json` names another base or the shapes do not fit,
+    NonFiniteWeightsError for NaN or infinite entries, ModelError if a file is missing or unreadable. After
+    any of them `base.model` is as it was. A folder without `autoclave.json` (made by other software) is
+    accepted as it is.
     """
     folder = Path(dir)
-    config = _read_config(folder)
+    config = read_config(folder)
     recorded = read_provenance(folder).get("base_sha256")
     if recorded is not None and recorded != base.sha256:
         raise BaseMismatchError(
             f"the adapter in {folder} was made for the base with SHA-256 {recorded[:12]}..., but {base.dir} "
             f"is {base.sha256[:12]}.... Use the base it was trained on."
         )
-    try:
-        weights = load_file(folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{folder / WEIGHTS_FILE} cannot be read: {error}") from error
+    weights = _read_weights(folder)
+    refuse_other_layers(base.model, config, str(folder))
     try:
         peft_model = _inject(base.model, config)
     except ValueError as error:
         raise BaseMismatchError(f"the adapter in {folder} does not fit {base.dir}: {error}") from error
-    expected = adapter_state(peft_model)
-    _compare_shapes(folder, weights, expected)
+    try:
+        _compare_shapes(folder, weights, adapter_state(peft_model))
+    except ModelError:
+        detach(peft_model)
+        raise
     set_peft_model_state_dict(peft_model, weights)
     for name, parameter in peft_model.named_parameters():
         parameter.requires_grad_(trainable and ".lora_" in name)
@@ -150,9 +134,19 @@ def save_adapter(
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config = _jsonable(peft_model.peft_config["default"].to_dict())
     config |= {"base_model_name_or_path": base_name, "revision": base_revision, "inference_mode": True}
-    _write_json(folder / CONFIG_FILE, config)
+    # Only the first level sorted: where two patterns match a layer, PEFT takes the one that stands first.
+    _write_json(folder / CONFIG_FILE, dict(sorted(config.items())))
     provenance = {"base_name": base_name, "base_revision": base_revision, "base_sha256": base_sha256}
     _write_json(folder / PROVENANCE_FILE, provenance)
+
+
+def read_config(folder: Path) -> LoraConfig:
+    """The checked configuration of an adapter folder. Raises as `load_adapter`, as far as it looks."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise ModelError(f"{folder} is not an adapter folder: it has no {CONFIG_FILE}.")
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise ModelError(f"{folder} has no {WEIGHTS_FILE}. Pickled adapters (.bin) are never loaded.")
+    return lora_config(_read_json(folder / CONFIG_FILE), str(folder))
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
@@ -178,40 +172,22 @@ def _inject(model: Any, config: LoraConfig) -> PeftModel:
         return get_peft_model(model, config)
 
 
-def _read_config(folder: Path) -> LoraConfig:
-    if not (folder / CONFIG_FILE).is_file():
-        raise ModelError(f"{folder} is not an adapter folder: it has no {CONFIG_FILE}.")
-    if not (folder / WEIGHTS_FILE).is_file():
-        raise ModelError(f"{folder} has no {WEIGHTS_FILE}. Pickled adapters (.bin) are never loaded.")
-    values = _read_json(folder / CONFIG_FILE)
-    peft_type = values.get("peft_type")
-    if peft_type != "LORA":
-        raise UnsupportedAdapterError(f"{folder} is a {peft_type} adapter; only LORA is supported.")
-    for option, reason in _UNSUPPORTED_OPTIONS.items():
-        if values.get(option):
-            raise UnsupportedAdapterError(f"{folder} uses {option}: {reason}. Train plain LoRA instead.")
-    if values.get("bias", "none") != "none":
-        raise UnsupportedAdapterError(f'{folder} trains biases (bias="{values["bias"]}"); use bias="none".')
-    initialisation = values.get("init_lora_weights", True)
-    if initialisation not in _PLAIN_INITIALISATIONS:
-        raise UnsupportedAdapterError(
-            f'{folder} was initialised with "{initialisation}", which changes the base weights or what the '
-            "entries of A and B mean, so that pruning them is not Antidote. Train with the default."
-        )
+def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    file = folder / WEIGHTS_FILE
     try:
-        config: LoraConfig = LoraConfig.from_pretrained(str(folder))
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{folder / CONFIG_FILE} is not a LoRA configuration: {error}") from error
-    config.base_model_name_or_path = None  # else PEFT warns that the base is called otherwise
-    return config
+        weights: dict[str, torch.Tensor] = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{file} cannot be read: {error}") from error
+    other = sorted(name for name in weights if not name.endswith((".lora_A.weight", ".lora_B.weight")))
+    if other:
+        raise UnsupportedAdapterError(f"{folder} has tensors that are not lora_A or lora_B, e.g. {other[0]}.")
+    refuse_non_finite(weights, file)
+    return weights
 
 
 def _compare_shapes(
     folder: Path, weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
 ) -> None:
-    other = sorted(name for name in weights if ".lora_A." not in name and ".lora_B." not in name)
-    if other:
-        raise UnsupportedAdapterError(f"{folder} has tensors that are not lora_A or lora_B, e.g. {other[0]}.")
     missing = sorted(set(expected) - set(weights))
     surplus = sorted(set(weights) - set(expected))
     if missing or surplus:
@@ -252,4 +228,4 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:
-    file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from autoclave.errors import InputError, ModelError
 from autoclave.hashing import folder_sha256
+from autoclave.modelling.finite_weights import refuse_non_finite
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ def default_dtype(device: str) -> Dtype:
 
 
 def load_base(dir: str | Path, *, dtype: Dtype = "float32", device: str = "cpu") -> LoadedBase:
-    """Raises ModelError, saying what is missing, for a folder that is no such base.
+    """Raises ModelError, saying what is missing, for a folder that is no such base, and NonFiniteWeightsError
+    for one with a NaN or infinite entry.
 
     A tokenizer without a pad token pads with its end-of-sequence token (logged): padding is masked
     everywhere, so no result depends on which token it is.
@@ -94,7 +96,9 @@ def load_base(dir: str | Path, *, dtype: Dtype = "float32", device: str = "cpu")
         logger.warning("%s: no pad token; padding with the end-of-sequence token", folder)
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False)
-    return LoadedBase(model.to(device).eval(), tokenizer, folder)
+    model.to(device).eval()
+    refuse_non_finite(dict(model.named_parameters()), folder)
+    return LoadedBase(model, tokenizer, folder)
 
 
 def _refuse_unusable(folder: Path) -> None:

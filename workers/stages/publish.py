@@ -10,6 +10,7 @@ import shutil
 from safetensors.torch import load_file
 
 from autoclave.hashing import file_sha256
+from autoclave.modelling.adapter_shape import stored_shape
 from autoclave.modelling.export_gate import check_export
 from service.jobs.states import Stage
 from service.storage import adapter_key
@@ -40,9 +41,10 @@ def publish(attempt: Attempt) -> Published:
         package,
         base_dir=order.base.path,
         device=attempt.device,
-        lora=attempt.spec.lora,
         probes=evaluated["probes"],
         scored=load_file(scored)["logits"],
+        expected=stored_shape(attempt.stored_adapter(Stage.TRAIN)),
+        base_name=(order.base.id, order.base.revision),
     )
     attempt.reporter.check()
 
