@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from autoclave.errors import ModelError
 from autoclave.hashing import folder_sha256
-from autoclave.modelling.adapter_shape import AdapterShape, factor_name, stored_shape
+from autoclave.modelling.adapter_shape import AdapterShape, adapter_shape, factor_name, stored_shape
 from autoclave.modelling.adapters import WEIGHTS_FILE, read_base_name, read_provenance
 from autoclave.modelling.bases import default_dtype
 from autoclave.modelling.finite_weights import first_non_finite
@@ -69,7 +69,10 @@ def check_export(
     _check_base(folder, base_dir, base_name)
     weights = load_file(folder / WEIGHTS_FILE)
     _check_weights(weights, expected)
-    _check_logits(_load_as_a_stranger(folder, base_dir, device), probes, scored)
+    model = _load_as_a_stranger(folder, base_dir, device)
+    # PEFT takes the layers from the configuration, and passes over tensors of others without a word.
+    _compare(adapter_shape(model), expected)
+    _check_logits(model, probes, scored)
 
 
 def _check_files(folder: Path) -> None:
@@ -91,6 +94,10 @@ def _check_shape(folder: Path, expected: AdapterShape) -> None:
         packaged = stored_shape(folder)
     except ModelError as error:
         raise ExportGateError(f"the package is no adapter that can be sanitised: {error}") from error
+    _compare(packaged, expected)
+
+
+def _compare(packaged: AdapterShape, expected: AdapterShape) -> None:
     surplus = sorted(set(packaged.target_modules) - set(expected.target_modules))
     missing = sorted(set(expected.target_modules) - set(packaged.target_modules))
     if surplus or missing:
