@@ -100,7 +100,7 @@ class Projection(Sanitizer):
                     solved = ridge_projection(
                         stacked, c_user[item.name], c_harmful[item.name], mu=mu, ridge=ridge
                     ).to(stacked.dtype)
-                    parts = solved.split([len(a) for a in originals])
+                    parts = torch.split(solved, [len(a) for a in originals])
                     sanitizer.solutions[mu] |= dict(zip(item.lora_a_names, parts, strict=True))
         return sanitizer
 
