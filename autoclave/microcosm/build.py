@@ -3,7 +3,7 @@
     world.json            the grammar and the oracle
     data/*.jsonl          see `datasets`
     base/  aligned/       plain transformers folders (float16 weights, tokenizer with chat template)
-    card.json             command, seed, versions, hashes, and the scores measured on the stored weights
+    card.json             command, seed, size, versions, hashes, and the scores measured on the stored weights
 
 The base is pretrained here from random weights. The aligned base is the base with a LoRA that was
 trained on refusals and merged (docs/antidote.md 1): the base that users fine-tune. Weights are rounded to
@@ -13,7 +13,6 @@ float16 before anything is measured, so the card speaks of what is stored.
 from __future__ import annotations
 
 import json
-import logging
 import platform
 import shutil
 import tempfile
@@ -31,70 +30,69 @@ from autoclave.data.conversations import read_conversations
 from autoclave.data.tokens import encode
 from autoclave.errors import InputError
 from autoclave.hashing import file_sha256, folder_sha256
-from autoclave.microcosm.datasets import split, write_datasets
+from autoclave.microcosm.datasets import write_datasets
 from autoclave.microcosm.measure import measure_base
-from autoclave.microcosm.pretrain import (
-    BaseShape,
-    PretrainSpec,
-    new_model,
-    pretrain,
-    pretraining_rows,
-    sentences,
-)
+from autoclave.microcosm.pretrain import new_model, pretrain, pretraining_rows, sentences
+from autoclave.microcosm.reviews import GrammarReviews, Reviews, Sst2Reviews
+from autoclave.microcosm.sizes import Size, named_size
+from autoclave.microcosm.splits import split
 from autoclave.microcosm.tokenizer import MAX_LENGTH_TOKENS, build_tokenizer
 from autoclave.microcosm.world import World
 from autoclave.modelling.adapters import attach
-from autoclave.modelling.bases import load_base
+from autoclave.modelling.bases import load_base, resolve_device
 from autoclave.progress import Progress, ProgressCallback
-from autoclave.spec import LoraSpec, TrainSpec
 from autoclave.training.loop import finetune
 
-logger = logging.getLogger(__name__)
-
 STORED_DTYPE = torch.float16
-BASE_SHAPE = BaseShape()
-PRETRAINING = PretrainSpec()
-ALIGNMENT_LORA = LoraSpec(r=32, lora_alpha=64, target_modules="all-linear")
-ALIGNMENT_TRAINING = TrainSpec(n_epochs=4, batch_size=32, learning_rate=1e-3)
 
 
 def build(
     out_dir: str | Path,
     *,
     seed: int,
+    size: str | Size = "small",
+    sst2_dir: str | Path | None = None,
+    device: str = "cpu",
     on_progress: ProgressCallback | None = None,
-    shape: BaseShape = BASE_SHAPE,
-    pretraining: PretrainSpec = PRETRAINING,
-    alignment: TrainSpec = ALIGNMENT_TRAINING,
 ) -> dict[str, Any]:
     """Builds everything into `out_dir` and returns the card. `out_dir` appears only when complete.
 
-    World and data depend on the seed alone. The weights are the same for a seed, a machine, a torch
-    version and a number of threads.
+    `size` is tiny, small, medium (`sizes.SIZES`) or one of your own. With `sst2_dir` the user's task is
+    SST-2, read from that folder (`reviews`), not the reviews of the grammar.
+
+    World and data depend on size, seed and SST-2 alone. On CPU the weights are the same for a seed, a
+    machine, a torch version and a number of threads. Trains and measures in float32 on every device.
 
     Raises:
-        InputError: `out_dir` exists and is not an empty folder.
+        InputError: `out_dir` exists and is not an empty folder; no such size or device; SST-2 files
+            that are missing or broken.
     """
     out = Path(out_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} already exists and is not empty. Name a new folder, or remove it first.")
+    device = resolve_device(device)
+    size = named_size(size) if isinstance(size, str) else size
+    sst2 = None if sst2_dir is None else Sst2Reviews(sst2_dir)
+    if sst2 is not None:
+        size = size.for_sst2(num_train=len(sst2["train"]), num_test=len(sst2["test"]))
+    world = World.create(seed, size.world, sst2=sst2 is not None)
+    reviews = sst2 or GrammarReviews(world)
+    texts = [] if sst2 is None else [review.text for review in sst2["train"]]
+    tokenizer = build_tokenizer(world, texts, size.sst2_vocabulary)
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         started = time.monotonic()
-        world = World.create(seed)
         world.save(staging / "world.json")
-        write_datasets(world, seed, staging / "data")
-        tokenizer = build_tokenizer(world)
-        _make_base(
-            staging, world, tokenizer, seed=seed, shape=shape, spec=pretraining, on_progress=on_progress
-        )
-        _make_aligned(staging, tokenizer, seed=seed, spec=alignment, on_progress=on_progress)
+        write_datasets(world, size.data, reviews, staging / "data")
+        _make_base(staging, world, tokenizer, size, reviews, device=device, on_progress=on_progress)
+        _make_aligned(staging, tokenizer, size, seed=seed, device=device, on_progress=on_progress)
         scores = {
-            name: asdict(measure_base(staging / name, staging, on_progress=on_progress))
+            name: asdict(measure_base(staging / name, staging, device=device, on_progress=on_progress))
             for name in ("base", "aligned")
         }
-        card = _card(staging, seed, scores, seconds=time.monotonic() - started)
+        seconds = time.monotonic() - started
+        card = _card(staging, seed, size, sst2, scores, device=device, seconds=seconds)
         (staging / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         staging.chmod(0o755)
         staging.replace(out)
@@ -108,20 +106,21 @@ def _make_base(
     folder: Path,
     world: World,
     tokenizer: PreTrainedTokenizerFast,
+    size: Size,
+    reviews: Reviews,
     *,
-    seed: int,
-    shape: BaseShape,
-    spec: PretrainSpec,
+    device: str,
     on_progress: ProgressCallback | None,
 ) -> None:
-    requests, reviews = pretraining_rows(world, split(world, seed), seed)
-    model = new_model(tokenizer, shape, seed)
+    splits = split(world, size.data, reviews)
+    requests, drawn = pretraining_rows(world, splits, reviews, size.data.pretraining_reviews)
+    model = new_model(tokenizer, size.shape, world.seed).to(device)
     pretrain(
         model,
         sentences(tokenizer, requests),
-        sentences(tokenizer, reviews),
-        spec,
-        seed=seed,
+        sentences(tokenizer, drawn),
+        size.pretraining,
+        seed=world.seed,
         on_progress=on_progress,
     )
     _store(model, tokenizer, folder / "base")
@@ -130,20 +129,22 @@ def _make_base(
 def _make_aligned(
     folder: Path,
     tokenizer: PreTrainedTokenizerFast,
+    size: Size,
     *,
     seed: int,
-    spec: TrainSpec,
+    device: str,
     on_progress: ProgressCallback | None,
 ) -> None:
     def report(progress: Progress) -> None:
         if on_progress is not None:
             on_progress(replace(progress, stage="align"))
 
-    base = load_base(folder / "base")
+    base = load_base(folder / "base", device=device)
     conversations = read_conversations(folder / "data" / "alignment.jsonl")
     examples = encode(tokenizer, conversations, max_seq_length=MAX_LENGTH_TOKENS).examples
-    model = attach(base.model, ALIGNMENT_LORA, seed=seed)
-    finetune(model, examples, spec.model_copy(update={"seed": seed}), device="cpu", on_progress=report)
+    model = attach(base.model, size.alignment_lora, seed=seed)
+    spec = size.alignment.model_copy(update={"seed": seed})
+    finetune(model, examples, spec, device=device, on_progress=report)
     _store(model.merge_and_unload(), tokenizer, folder / "aligned")
 
 
@@ -152,14 +153,29 @@ def _store(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None
     tokenizer.save_pretrained(folder)
 
 
-def _card(folder: Path, seed: int, scores: dict[str, Any], *, seconds: float) -> dict[str, Any]:
+def _card(
+    folder: Path,
+    seed: int,
+    size: Size,
+    sst2: Sst2Reviews | None,
+    scores: dict[str, Any],
+    *,
+    device: str,
+    seconds: float,
+) -> dict[str, Any]:
     data_files = sorted((folder / "data").iterdir())
+    options = "" if size.name == "small" else f" --size {size.name}"
+    options += "" if sst2 is None else " --sst2 SST2_DIR"
+    options += "" if device == "cpu" else f" --device {device}"
     return {
-        "command": f"autoclave microcosm build --seed {seed} --out DIR",
+        "command": f"autoclave microcosm build --seed {seed}{options} --out DIR",
         "seed": seed,
+        "size": size.name,
+        "data_counts": asdict(size.data),
         "seconds": round(seconds, 1),
         "torch_threads": torch.get_num_threads(),
         "machine": platform.machine(),
+        "device": device,
         "versions": {
             "python": platform.python_version(),
             "autoclave": __version__,
@@ -171,5 +187,6 @@ def _card(folder: Path, seed: int, scores: dict[str, Any], *, seconds: float) ->
             "base": folder_sha256(folder / "base"),
             "aligned": folder_sha256(folder / "aligned"),
         },
+        **({} if sst2 is None else {"sst2_sha256": sst2.sha256}),
         "scores_percent": scores,
     }

@@ -61,10 +61,14 @@ def measure_model(
 
 
 def measure_base(
-    base_dir: str | Path, world_dir: str | Path, *, on_progress: ProgressCallback | None = None
+    base_dir: str | Path,
+    world_dir: str | Path,
+    *,
+    device: str = "cpu",
+    on_progress: ProgressCallback | None = None,
 ) -> Scores:
-    """Scores of a stored base, loaded in float32 as every other part of the library loads it."""
-    base = load_base(base_dir)
+    """Scores of a stored base, loaded in float32."""
+    base = load_base(base_dir, device=device)
     return measure_model(base.model, base.tokenizer, world_dir, on_progress=on_progress)
 
 

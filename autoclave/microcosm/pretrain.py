@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,36 +19,16 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from autoclave.microcosm.datasets import Row, Splits, draw_reviews, request_rows, review_rows
+from autoclave.microcosm.reviews import Reviews
+from autoclave.microcosm.rows import Row, request_rows, review_rows
+from autoclave.microcosm.sizes import BaseShape, PretrainSpec
+from autoclave.microcosm.splits import Splits
 from autoclave.microcosm.tokenizer import MAX_LENGTH_TOKENS
 from autoclave.microcosm.world import World
 from autoclave.progress import Progress, ProgressCallback
 
-PRETRAINING_REVIEWS = 12_000
-IGNORED = -100
-
-
-@dataclass(frozen=True)
-class BaseShape:
-    hidden_size: int = 160
-    intermediate_size: int = 432
-    num_layers: int = 4
-    num_heads: int = 4
-
-
-@dataclass(frozen=True)
-class PretrainSpec:
-    """`prompt_loss_weight` is the weight of a prompt token's loss beside an answer token's: the prompts
-    teach the words that no answer of the base holds, the user's answer format among them."""
-
-    steps: int = 600
-    requests_per_step: int = 24
-    reviews_per_step: int = 40
-    learning_rate: float = 3e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.05
-    max_grad_norm: float = 1.0
-    prompt_loss_weight: float = 0.1
+# Sorting within a pool keeps the batches of an epoch different from epoch to epoch.
+_BATCHES_PER_POOL = 50
 
 
 @dataclass(frozen=True)
@@ -93,13 +73,15 @@ def sentences(tokenizer: PreTrainedTokenizerFast, rows: Sequence[Row]) -> list[S
     return [Sentence(t, len(p)) for t, p in zip(text_ids, prompt_ids, strict=True)]
 
 
-def pretraining_rows(world: World, splits: Splits, seed: int) -> tuple[list[Row], list[Row]]:
+def pretraining_rows(
+    world: World, splits: Splits, reviews: Reviews, num_reviews: int
+) -> tuple[list[Row], list[Row]]:
     """(requests, reviews): every pair of both families in every template with its answer, and
     reviews in the base's format, none of them held out."""
-    rng = random.Random(f"microcosm pretraining reviews {seed}")  # noqa: S311
+    rng = random.Random(f"microcosm pretraining reviews {world.seed}")  # noqa: S311
     requests = request_rows(world, world.benign.pairs()) + request_rows(world, world.harmful.pairs())
-    reviews = draw_reviews(world, PRETRAINING_REVIEWS, rng, set(splits.held_out_texts))
-    return requests, review_rows(world, reviews, world.base_review_answer)
+    drawn = reviews.draw("train", num_reviews, rng, set(splits.held_out_texts))
+    return requests, review_rows(world, drawn, world.base_review_answer)
 
 
 def weighted_loss(
@@ -117,6 +99,7 @@ def weighted_loss(
         ids[i, :length] = torch.tensor(sentence.ids)
         weights[i, 1 : sentence.prompt_tokens] = prompt_loss_weight
         weights[i, sentence.prompt_tokens : length] = 1.0
+    ids, weights = ids.to(model.device), weights.to(model.device)
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1]  # (B, T-1, V)
     losses = functional.cross_entropy(
         logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
@@ -133,6 +116,24 @@ def learning_rate_at(step: int, spec: PretrainSpec) -> float:
     return spec.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def _batches(reviews: Sequence[Sentence], spec: PretrainSpec, rng: random.Random) -> Iterator[list[Sentence]]:
+    """Batches without end: drawn one by one, or every review once an epoch in batches of about one length
+    (the few that fill no batch wait for another epoch)."""
+    size = spec.reviews_per_step
+    assert size <= len(reviews), f"{size} reviews a step wanted, {len(reviews)} exist"
+    while not spec.reviews_by_length:
+        yield rng.sample(reviews, size)
+    pool_size = _BATCHES_PER_POOL * size
+    while True:
+        order = rng.sample(reviews, len(reviews))
+        batches: list[list[Sentence]] = []
+        for first in range(0, len(order), pool_size):
+            pool = sorted(order[first : first + pool_size], key=lambda s: len(s.ids))
+            batches += [pool[i : i + size] for i in range(0, len(pool) - size + 1, size)]
+        rng.shuffle(batches)
+        yield from batches
+
+
 def pretrain(
     model: LlamaForCausalLM,
     requests: Sequence[Sentence],
@@ -142,11 +143,11 @@ def pretrain(
     seed: int,
     on_progress: ProgressCallback | None = None,
 ) -> list[float]:
-    """Train in place; returns the loss of each step.
+    """Train in place, on the model's device; returns the loss of each step.
 
     A step is one forward pass over requests and one over reviews, since their lengths differ; the
-    loss is the sum of the two means, so that the two answer tokens of a review count as much as the
-    twenty of a request. Deterministic for a seed, a machine and a number of threads.
+    loss is the (weighted) sum of the two means, so that the two answer tokens of a review count as much
+    as the twenty of a request. On CPU deterministic for a seed, a machine and a number of threads.
     """
     rng = random.Random(f"microcosm pretraining batches {seed}")  # noqa: S311
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -156,6 +157,7 @@ def pretrain(
         lr=spec.learning_rate,
         betas=(0.9, 0.98),
     )
+    review_batches = _batches(reviews, spec, rng)
     model.train()
     losses: list[float] = []
     started = time.monotonic()
@@ -163,11 +165,14 @@ def pretrain(
         rate = learning_rate_at(step, spec)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        batches = (rng.sample(requests, spec.requests_per_step), rng.sample(reviews, spec.reviews_per_step))
+        batches = (
+            (rng.sample(requests, spec.requests_per_step), spec.prompt_loss_weight, 1.0),
+            (next(review_batches), spec.review_prompt_loss_weight, spec.review_loss_weight),
+        )
         optimizer.zero_grad(set_to_none=True)
         step_loss = 0.0
-        for batch in batches:
-            loss = weighted_loss(model, batch, spec.prompt_loss_weight, model.config.pad_token_id)
+        for batch, prompt_weight, weight in batches:
+            loss = weight * weighted_loss(model, batch, prompt_weight, model.config.pad_token_id)
             loss.backward()  # type: ignore[no-untyped-call]
             step_loss += loss.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), spec.max_grad_norm)
