@@ -1,19 +1,26 @@
-"""Adapters: seeded start, round trip, plain PEFT on disk, and refusals by name."""
+"""Adapters: seeded start, round trip, exactly what plain PEFT computes, and refusals by name."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from autoclave.errors import BaseMismatchError, ModelError, UnsupportedAdapterError
+from autoclave.errors import BaseMismatchError, ModelError, NonFiniteWeightsError, UnsupportedAdapterError
 from autoclave.modelling.adapters import adapter_state, attach, detach, load_adapter, save_adapter
 from autoclave.modelling.bases import LoadedBase, load_base
 from autoclave.spec import LoraSpec
+from tests.autoclave.modelling.variants import (
+    VARIANTS,
+    change_config,
+    fill,
+    load_with_peft,
+    logits,
+    save_with_peft,
+    scales,
+)
 from tests.autoclave.tiny import save_tiny_base
 
 LORA = LoraSpec(r=4, lora_alpha=8)
@@ -24,13 +31,6 @@ def base(base_dir: Path) -> LoadedBase:
     return load_base(base_dir)
 
 
-def fill(model: Any, seed: int = 3) -> None:
-    """A trained-looking adapter: B starts at zero, which would hide mistakes."""
-    generator = torch.Generator().manual_seed(seed)
-    for tensor in adapter_state(model).values():
-        tensor.copy_(torch.randn(tensor.shape, generator=generator))
-
-
 @pytest.fixture
 def saved(base: LoadedBase, tmp_path: Path) -> Path:
     model = attach(base.model, LORA, seed=1)
@@ -38,11 +38,6 @@ def saved(base: LoadedBase, tmp_path: Path) -> Path:
     save_adapter(model, tmp_path / "a", base_name="org/tiny", base_revision="r1", base_sha256=base.sha256)
     detach(model)
     return tmp_path / "a"
-
-
-def change_config(folder: Path, **changes: Any) -> None:
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
 def test_the_start_depends_on_the_seed_only(base: LoadedBase) -> None:
@@ -98,15 +93,38 @@ def test_round_trip_keeps_every_bit_and_the_folder_is_deterministic(
 
 
 def test_plain_peft_loads_the_folder_to_the_same_model(base: LoadedBase, base_dir: Path, saved: Path) -> None:
-    input_ids = torch.arange(12)[None]
-    with torch.no_grad():
-        plain_base = base.model(input_ids=input_ids).logits
-        ours = load_adapter(base, saved)(input_ids=input_ids).logits
-        with warnings.catch_warnings():  # PEFT uses an old transformers name and says so
-            warnings.simplefilter("ignore")
-            theirs = PeftModel.from_pretrained(load_base(base_dir).model, str(saved))
-        assert torch.equal(theirs(input_ids=input_ids).logits, ours)
+    plain_base = logits(base.model)
+    ours = logits(load_adapter(base, saved))
+    assert torch.equal(logits(load_with_peft(base_dir, saved)), ours)
     assert not torch.allclose(ours, plain_base)
+
+
+@pytest.fixture(params=VARIANTS)
+def from_peft(request: pytest.FixtureRequest, base_dir: Path, tmp_path: Path) -> Path:
+    """An adapter as plain PEFT makes it, with the configuration in the order in which it was written."""
+    return save_with_peft(base_dir, tmp_path / "theirs", VARIANTS[request.param])
+
+
+def test_what_peft_made_computes_the_same_here_and_after_saving_again(
+    base: LoadedBase, base_dir: Path, from_peft: Path, tmp_path: Path
+) -> None:
+    theirs = load_with_peft(base_dir, from_peft)
+    ours = load_adapter(base, from_peft)
+    assert not torch.allclose(logits(ours), logits(load_base(base_dir).model))
+    assert torch.equal(logits(ours), logits(theirs))
+    assert scales(ours) == scales(theirs)
+
+    save_adapter(ours, tmp_path / "again", base_name="org/tiny", base_revision=None, base_sha256=base.sha256)
+    before = json.loads((from_peft / "adapter_config.json").read_text())
+    after = json.loads((tmp_path / "again/adapter_config.json").read_text())
+    for name in ("r", "lora_alpha", "use_rslora", "lora_dropout", "init_lora_weights", "layers_to_transform"):
+        assert after[name] == before[name], name
+    for name in ("rank_pattern", "alpha_pattern"):
+        assert list(after[name].items()) == list(before[name].items())
+    again = load_with_peft(base_dir, tmp_path / "again")
+    assert torch.equal(logits(again), logits(ours))
+    assert scales(again) == scales(ours)
+    assert adapter_state(again).keys() == adapter_state(theirs).keys()
 
 
 def test_detach_gives_the_base_back(base: LoadedBase, saved: Path) -> None:
@@ -161,13 +179,58 @@ def test_what_is_not_plain_lora_is_refused_by_name(
         load_adapter(base, saved)
 
 
-def test_other_tensors_are_refused(base: LoadedBase, saved: Path) -> None:
+Q = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "base_model.model.lm_head.weight",
+        f"{Q}.lora_B.bias",
+        f"{Q}.lora_magnitude_vector",
+        "base_model.model.model.embed_tokens.lora_embedding_A",
+    ],
+)
+def test_other_tensors_are_refused(base: LoadedBase, saved: Path, name: str) -> None:
     weights = load_file(saved / "adapter_model.safetensors")
-    save_file(
-        weights | {"base_model.model.lm_head.weight": torch.zeros(2)}, saved / "adapter_model.safetensors"
-    )
-    with pytest.raises(UnsupportedAdapterError, match="lm_head"):
+    save_file(weights | {name: torch.zeros(2)}, saved / "adapter_model.safetensors")
+    with pytest.raises(UnsupportedAdapterError, match=name):
         load_adapter(base, saved)
+
+
+@pytest.mark.parametrize("wanted", [["q_proj", "embed_tokens"], ["lm_head"]])
+def test_layers_that_are_not_linear_are_refused(base: LoadedBase, saved: Path, wanted: list[str]) -> None:
+    change_config(saved, target_modules=wanted)
+    with pytest.raises(UnsupportedAdapterError, match=wanted[-1]):
+        load_adapter(base, saved)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_tensor_and_file(
+    base: LoadedBase, saved: Path, bad: float
+) -> None:
+    weights = load_file(saved / "adapter_model.safetensors")
+    weights[f"{Q}.lora_B.weight"][3, 1] = bad
+    save_file(weights, saved / "adapter_model.safetensors")
+    with pytest.raises(NonFiniteWeightsError, match=rf"adapter_model\.safetensors: {Q}\.lora_B.*train again"):
+        load_adapter(base, saved)
+
+
+def test_a_refusal_leaves_the_base_as_it_was(base: LoadedBase, saved: Path, tmp_path: Path) -> None:
+    expected = logits(base.model)
+    names = [name for name, _ in base.model.named_modules()]
+    weights = load_file(saved / "adapter_model.safetensors")
+    for changes in ({"target_modules": ["nowhere"]}, {"target_modules": ["q_proj"]}, {"r": 5}):
+        broken = tmp_path / "broken"
+        broken.mkdir(exist_ok=True)
+        (broken / "adapter_config.json").write_bytes((saved / "adapter_config.json").read_bytes())
+        save_file(weights, broken / "adapter_model.safetensors")
+        change_config(broken, **changes)
+        with pytest.raises(BaseMismatchError, match="does not fit"):
+            load_adapter(base, broken)
+        assert [name for name, _ in base.model.named_modules()] == names
+        assert torch.equal(logits(base.model), expected)
+    load_adapter(base, saved)  # without a warning of PEFT that there already is an adapter
 
 
 def test_missing_and_broken_files_are_named(base: LoadedBase, saved: Path, tmp_path: Path) -> None:
