@@ -2,8 +2,8 @@
 
 Two ways to say so, neither of them the authors' (docs/antidote.md 7):
 
-- set difference (after Wei et al., arXiv 2402.05162, who prune dense models): Antidote's scores, but never an entry that
-  is among the top fraction of the same scores on the user's own data;
+- set difference (after Wei et al., arXiv 2402.05162, who prune dense models): Antidote's scores, but never
+  an entry that is among the top fraction of the same scores on the user's own data;
 - normalised difference: S_harmful / mean(S_harmful) - S_user / mean(S_user).
 """
 
@@ -22,6 +22,8 @@ from autoclave.spec import MaskRule
 
 
 class ProtectedAntidote(Sanitizer):
+    """`norms` are those on the realignment set."""
+
     method = "antidote-protected"
 
     def __init__(
@@ -35,7 +37,7 @@ class ProtectedAntidote(Sanitizer):
         protected_fraction: float = 0.1,
     ) -> None:
         super().__init__(peft_model)
-        self._rule = rule
+        self._rule, self.norms = rule, harmful
         on_harmful, on_user = self._scores(harmful), self._scores(user)
         if protection == "set-difference":
             self._protected = select(on_user, protected_fraction, rule)

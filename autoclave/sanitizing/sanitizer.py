@@ -32,24 +32,29 @@ class Edit:
 @dataclass(frozen=True)
 class MatrixChange:
     """What a strength does to one matrix. `pruned` entries are zero because of a mask, `already_zero` of
-    them were before it. `relative_change` is the Frobenius norm of the change over that of the original."""
+    them were before it. `original_norm` is the Frobenius norm of the original, `relative_change` that of the
+    change over it."""
 
     rows: int
     cols: int
     pruned: int
     already_zero: int
+    original_norm: float
     relative_change: float
 
 
 class Sanitizer(ABC):
     """`apply` changes the adapter in place, always starting from the weights it had when this object was
-    made; `restore` brings those back, bit for bit."""
+    made; `restore` brings those back, bit for bit. `last_applied` and `masks_of_last_apply` say what `apply`
+    did last, also after `restore`; the masks are empty where nothing is pruned."""
 
     method: ClassVar[SanitizerName]
 
     def __init__(self, peft_model: Any) -> None:
         self.layers: dict[str, nn.Linear] = factor_layers(peft_model)
         self.originals = {name: layer.weight.detach().clone() for name, layer in self.layers.items()}
+        self.last_applied: Strength | None = None
+        self.masks_of_last_apply: dict[str, Tensor] = {}
 
     @abstractmethod
     def edit(self, strength: Strength) -> Edit:
@@ -62,6 +67,7 @@ class Sanitizer(ABC):
         edit = self.edit(strength)
         for name, layer in self.layers.items():
             layer.weight.copy_(edit.weights.get(name, self.originals[name]))
+        self.last_applied, self.masks_of_last_apply = strength, edit.masks
         return {name: self._change(name, edit) for name in self.layers}
 
     @torch.no_grad()
@@ -87,5 +93,6 @@ class Sanitizer(ABC):
             cols=cols,
             pruned=int(mask.sum()) if mask is not None else 0,
             already_zero=int((mask & (original == 0)).sum()) if mask is not None else 0,
+            original_norm=size.item(),
             relative_change=(change / size).item() if size > 0 else 0.0,
         )
