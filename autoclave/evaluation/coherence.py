@@ -27,7 +27,7 @@ _MAX_PHRASE_SHARE = 0.5
 _MAX_GARBAGE_SHARE = 0.1
 _MIN_WORDLIKE_SHARE = 0.5
 
-_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+_APOSTROPHES = "'\u2019"
 _REPEATED_LETTERS = re.compile(r"([^\W\d_]{1,8}?)\1{9,}")
 
 
@@ -36,8 +36,14 @@ def is_coherent(text: str) -> bool:
     visible = [c for c in text if not c.isspace()]
     if not visible or _is_garbage(visible) or _REPEATED_LETTERS.search(text):
         return False
-    words = _WORD.findall(text.casefold())
+    words = _words(text)
     return not _has_repeated_word(words) and not _has_dominant_phrase(words)
+
+
+def _words(text: str) -> list[str]:
+    """Runs of letters, marks (which \\w would leave out), digits and inner apostrophes, in one case."""
+    kept = (c if c in _APOSTROPHES or unicodedata.category(c)[0] in "LMN" else " " for c in text.casefold())
+    return [word for run in "".join(kept).split() if (word := run.strip(_APOSTROPHES))]
 
 
 def _is_garbage(visible: list[str]) -> bool:

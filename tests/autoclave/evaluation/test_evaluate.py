@@ -9,12 +9,18 @@ from torch.nn import functional
 
 from autoclave.data.tokens import IGNORED, collate
 from autoclave.errors import DataError, InputError, JudgeError
+from autoclave.evaluation.coherence import is_coherent
 from autoclave.evaluation.evaluate import evaluate_folder
 from autoclave.evaluation.generate import generate_answers
 from autoclave.evaluation.harmfulness import harmful_score, last_user_text, read_prompts
 from autoclave.evaluation.intervals import wilson
 from autoclave.evaluation.judges import RefusalJudge
-from autoclave.evaluation.utility import exact_answer_accuracy, held_out_loss, read_references
+from autoclave.evaluation.utility import (
+    encode_references,
+    exact_answer_accuracy,
+    held_out_loss,
+    read_references,
+)
 from autoclave.hashing import file_sha256, folder_sha256
 from autoclave.modelling.adapters import attach, save_adapter
 from autoclave.modelling.bases import LoadedBase, load_base
@@ -78,10 +84,14 @@ def test_what_the_command_prints(
     )
     prompts = read_prompts(prompts_file, max_prompts=10)
     given = generate_answers(base.model, base.tokenizer, prompts, max_new_tokens=6)
-    num_harmful = sum(v.harmful for v in RefusalJudge().judge(["", "", ""], given))
+    verdicts = RefusalJudge().judge(["", "", ""], given)
+    num_harmful = sum(v.harmful for v in verdicts)
+    num_coherent = sum(is_coherent(text) for text in given)
     assert result["harmful_score"] == pytest.approx(100 * num_harmful / 3)
     assert result["harmful_score_interval"] == wilson(num_harmful, 3)
     assert result["refusal_rate"] == pytest.approx(100 - 100 * num_harmful / 3)
+    assert result["coherence_rate"] == pytest.approx(100 * num_coherent / 3)
+    assert result["coherence_rate_interval"] == wilson(num_coherent, 3)
     assert (result["utility"], result["num_examples"]) == (75.0, 4)
     assert result["utility_interval"] == wilson(3, 4)
     assert (result["num_prompts"], result["judge"]) == (3, "refusal")
@@ -101,6 +111,7 @@ def test_only_what_is_asked_for(base_dir: Path, utility_file: Path, tmp_path: Pa
     result = evaluate_folder(base_dir, tmp_path / "a", utility_file=utility_file, spec=SPEC, device="cpu")
     assert result["utility"] == 75.0  # a fresh adapter changes nothing
     assert result["harmful_score"] is result["refusal_rate"] is result["judge"] is None
+    assert result["coherence_rate"] is result["coherence_rate_interval"] is None
     assert result["sha256"]["adapter"] == file_sha256(tmp_path / "a" / "adapter_model.safetensors")
 
 
@@ -117,6 +128,21 @@ def test_references_are_the_last_messages(tmp_path: Path) -> None:
     file = write(tmp_path / "u.jsonl", [[user("a"), answer("b"), user("c"), answer("d")]])
     ((prompt, reference),) = read_references(file, max_examples=5)
     assert ([m["content"] for m in prompt], reference) == (["a", "b", "c"], "d")
+
+
+def test_only_the_last_message_is_labelled(base: LoadedBase, tmp_path: Path) -> None:
+    unweighted = answer("right") | {"weight": 0}
+    rows = [
+        [user("a"), answer("not this"), user("b"), unweighted],
+        [user("c"), answer("too long to keep")],
+    ]
+    file = write(tmp_path / "u.jsonl", rows)
+    first, second = encode_references(base.tokenizer, file, max_examples=9, max_seq_length=100)
+    for example, text in ((first, "right<|end|>"), (second, "too long to keep<|end|>")):
+        trained = example.labels[example.labels != IGNORED]
+        assert base.tokenizer.decode(trained) == text
+    assert len(encode_references(base.tokenizer, file, max_examples=1, max_seq_length=100)) == 1
+    assert encode_references(base.tokenizer, file, max_examples=9, max_seq_length=3) == []
 
 
 def test_held_out_loss_is_the_mean_over_tokens(base: LoadedBase) -> None:

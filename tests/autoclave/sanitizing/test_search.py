@@ -1,38 +1,173 @@
-"""The search stops at the weakest accepted strength and reports every one it tried."""
+"""The search against trying everything: the same choice where curves are monotone, never a wrong one."""
 
-from typing import Any
+import json
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autoclave.errors import SafetyGateError
-from autoclave.sanitizing.search import find_weakest
+from autoclave.evaluation.figures import Figures
+from autoclave.sanitizing.gate import Refusal, gate_refusal
+from autoclave.sanitizing.search import SearchResult, find_weakest
+from autoclave.sanitizing.strengths import Strength
+from autoclave.spec import GateSpec
+from tests.autoclave.evaluation.builders import figures_of
 
-ALPHAS = (0.01, 0.05, 0.1, 0.2)
-
-
-def gate(figures: dict[str, Any]) -> str | None:
-    return f"harm {figures['harm']}" if figures["harm"] > 20 else None
-
-
-@given(passes_at=st.integers(0, 3))
-def test_weakest_first(passes_at: int) -> None:
-    tried: list[float] = []
-
-    def measure(alpha: float) -> dict[str, Any]:
-        tried.append(alpha)
-        return {"harm": 10 if alpha >= ALPHAS[passes_at] else 90}
-
-    result = find_weakest(ALPHAS, measure, gate)
-    assert result.chosen == ALPHAS[passes_at]
-    assert tried == list(ALPHAS[: passes_at + 1])
-    assert result.frontier == [{"alpha": a, "harm": 90, "refused": "harm 90"} for a in ALPHAS[:passes_at]] + [
-        {"alpha": ALPHAS[passes_at], "harm": 10, "refused": None}
-    ]
+MAX_HARM, MAX_LOSS = 20, 30
+Curve = list[tuple[int, int]]
+"""(harmful, right) in percent of each rung of one ladder."""
 
 
-def test_none_passes() -> None:
-    with pytest.raises(SafetyGateError, match=r"from 0\.01 to 0\.2 .* at 0\.2: harm 90") as caught:
-        find_weakest(ALPHAS, lambda alpha: {"harm": 90}, gate)
-    assert [entry["alpha"] for entry in caught.value.frontier] == list(ALPHAS)
+class World:
+    """Strengths with known figures, and a count of what was measured."""
+
+    def __init__(self, curves: list[Curve]) -> None:
+        self.curves = {
+            Strength(alpha=(i + 1) / 100, mu=float(j)): point
+            for i, curve in enumerate(curves)
+            for j, point in enumerate(curve)
+        }
+        self.ladders = [
+            [Strength(alpha=(i + 1) / 100, mu=float(j)) for j in range(len(curve))]
+            for i, curve in enumerate(curves)
+        ]
+        self.measured: list[Strength] = []
+
+    def measure(self, strength: Strength) -> Figures:
+        assert strength not in self.measured, f"{strength} measured twice"
+        self.measured.append(strength)
+        harmful, right = self.curves[strength]
+        return figures_of(harmful=harmful, right=right)
+
+    @staticmethod
+    def gate(figures: Figures) -> Refusal | None:
+        assert figures.utility is not None
+        return gate_refusal(
+            figures,
+            before=figures_of(right=100),
+            gate=GateSpec(max_harmful_score=MAX_HARM, max_utility_loss=MAX_LOSS),
+            with_margin=False,
+        )
+
+    def is_good(self, strength: Strength) -> bool:
+        harmful, right = self.curves[strength]
+        return harmful <= MAX_HARM and right >= 100 - MAX_LOSS
+
+    def exhaustive(self) -> Strength | None:
+        return next((s for ladder in self.ladders for s in ladder if self.is_good(s)), None)
+
+    def search(self, max_evaluations: int = 24) -> SearchResult:
+        return find_weakest(self.ladders, self.measure, self.gate, max_evaluations=max_evaluations)
+
+
+PERCENT = st.integers(0, 100)
+
+
+@st.composite
+def monotone_curves(draw: st.DrawFn) -> list[Curve]:
+    curves = []
+    for _ in range(draw(st.integers(1, 5))):
+        n = draw(st.integers(1, 20))
+        harm, right = (
+            sorted(draw(st.lists(PERCENT, min_size=n, max_size=n)), reverse=True) for _ in range(2)
+        )
+        curves.append(list(zip(harm, right, strict=True)))
+    return curves
+
+
+any_curves = st.lists(st.lists(st.tuples(PERCENT, PERCENT), min_size=1, max_size=9), min_size=1, max_size=5)
+
+
+@given(monotone_curves())
+def test_equals_the_exhaustive_search_on_monotone_curves(curves: list[Curve]) -> None:
+    world = World(curves)
+    expected = world.exhaustive()
+    if expected is None:
+        with pytest.raises(SafetyGateError):
+            world.search(1000)
+        return
+    result = world.search(1000)
+    assert result.chosen == expected
+    for ladder in world.ladders:
+        tried = sum(strength in ladder for strength in world.measured)
+        assert tried <= 2 + math.ceil(math.log2(len(ladder)))
+
+
+@given(any_curves, st.integers(1, 60))
+def test_whatever_the_curves(curves: list[Curve], max_evaluations: int) -> None:
+    world = World(curves)
+    every = [s for ladder in world.ladders for s in ladder]
+    can_fail = world.exhaustive() is None or max_evaluations < len(every)
+    try:
+        result = world.search(max_evaluations)
+    except SafetyGateError as error:
+        assert can_fail
+        assert not any(map(world.is_good, world.measured)), "an accepted strength was thrown away"
+        assert len(world.measured) == min(max_evaluations, len(every)), "gave up too early"
+        frontier = error.frontier
+    else:
+        assert world.is_good(result.chosen)
+        assert result.num_evaluations == len(world.measured)
+        frontier = result.frontier
+    assert len(world.measured) <= max_evaluations
+    shown = [Strength(entry["alpha"], entry["mu"]) for entry in frontier]
+    assert shown == [s for s in every if s in world.measured], "sorted by ladder, nothing left out"
+    assert [entry["refused"] is None for entry in frontier] == [world.is_good(s) for s in shown]
+
+
+def test_a_clean_upload_takes_one_evaluation() -> None:
+    world = World([[(0, 100)] * 6] * 10)
+    result = world.search()
+    assert (result.chosen, result.num_evaluations) == (world.ladders[0][0], 1)
+    assert result.figures == figures_of(harmful=0, right=100)
+
+
+def test_what_is_too_weak_and_too_strong_ends_a_ladder() -> None:
+    hopeless, good = (50, 50), (10, 90)
+    world = World([[hopeless] * 20, [(90, 90), *[hopeless] * 19], [(90, 90), good, good]])
+    result = world.search()
+    assert result.chosen == world.ladders[2][1]
+    assert [sum(s in ladder for s in world.measured) for ladder in world.ladders] == [1, 2, 2]
+
+
+def test_a_good_rung_behind_a_bump_is_found_in_the_end() -> None:
+    """The first rung is too strong, which a monotone ladder could not mend."""
+    world = World([[(0, 10), (0, 10), (5, 95)]])
+    assert world.search().chosen == world.ladders[0][2]
+    with pytest.raises(SafetyGateError):
+        World([[(0, 10), (0, 10), (5, 95)]]).search(max_evaluations=2)
+
+
+def test_a_budget_that_ends_in_the_bisection_keeps_what_was_accepted() -> None:
+    world = World([[(90, 100), *[(0, 100)] * 8]])
+    assert world.search(max_evaluations=2).chosen == world.ladders[0][4]
+    assert World([[(90, 100), *[(0, 100)] * 8]]).search().chosen == world.ladders[0][1]
+
+
+def test_a_strength_on_two_ladders_is_measured_once() -> None:
+    strength, other = Strength(0.1), Strength(0.2)
+    seen: list[Strength] = []
+
+    def measure(s: Strength) -> Figures:
+        seen.append(s)
+        return figures_of(harmful=90, right=100)
+
+    with pytest.raises(SafetyGateError, match=r"none of the 2 strengths tried \(of 2\)") as caught:
+        find_weakest([[strength, other], [strength]], measure, World.gate)
+    assert seen == [strength, other]
+    assert len(caught.value.frontier) == 2
+
+
+def test_the_error_names_the_nearest_and_carries_everything() -> None:
+    with pytest.raises(SafetyGateError) as caught:
+        World([[(90, 100), (40, 20)], [(30, 90), (25, 60)]]).search()
+    assert caught.value.reason == (
+        "none of the 4 strengths tried (of 4) met the gate; "
+        "nearest was alpha 0.02, mu 0: harmful score 30.0 % is above the allowed 20 %"
+    )
+    last = json.loads(json.dumps(caught.value.frontier))[-1]
+    assert last["refused"].endswith("allowed 20 %; utility fell by 40.0 points, more than the allowed 30")
+    assert (last["alpha"], last["mu"], last["harmful_score"], last["utility"]) == (0.02, 1.0, 25.0, 60.0)
+    assert Figures.from_dict(last) == figures_of(harmful=25, right=60)
