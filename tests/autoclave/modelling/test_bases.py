@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from autoclave.errors import InputError, ModelError
+from autoclave.errors import InputError, ModelError, NonFiniteWeightsError
 from autoclave.hashing import folder_sha256
-from autoclave.modelling.bases import load_base, resolve_device
+from autoclave.modelling.bases import Dtype, load_base, resolve_device
 from tests.autoclave.tiny import save_tiny_base, tiny_tokenizer
 
 
@@ -69,6 +69,15 @@ def test_missing_tensors_are_not_made_up(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks 1 tensors .* model\.layers\.1\.mlp\.up_proj\.weight"):
         load_base(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_that_are_not_finite_are_refused_by_name(folder: Path, dtype: Dtype) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][2, 3] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(NonFiniteWeightsError, match=r"copy: model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_base(folder, dtype=dtype)
 
 
 def test_damaged_weights(folder: Path) -> None:
