@@ -9,7 +9,7 @@ import os
 
 import typer
 
-from autoclave.commands import convert, evaluate, finetune, microcosm, sanitize
+from autoclave.commands import convert, evaluate, evidence, finetune, microcosm, sanitize
 from autoclave.commands.reporting import ReportingGroup
 
 # Idle OpenMP threads spin by default and steal the cores of whoever they wait for. On two busy cores that
@@ -28,3 +28,4 @@ app.command()(sanitize.sanitize)
 app.command()(evaluate.evaluate)
 app.command()(convert.convert)
 app.add_typer(microcosm.app, name="microcosm")
+app.add_typer(evidence.app, name="evidence")

@@ -13,18 +13,14 @@ from autoclave.errors import InputError
 from autoclave.progress import ProgressCallback
 from autoclave.sanitizing.activations import input_norms
 from autoclave.sanitizing.antidote import Antidote
+from autoclave.sanitizing.method_table import ABOUT
 from autoclave.sanitizing.pipeline import Pipeline
 from autoclave.sanitizing.projection import Projection
 from autoclave.sanitizing.protected import ProtectedAntidote
 from autoclave.sanitizing.sanitizer import Sanitizer
 from autoclave.spec import SanitizeSpec
 
-ABOUT = {
-    "antidote": "arXiv 2408.09600: prune what matters most on harmful examples",
-    "antidote-protected": "the same mask, sparing what matters on the user's own data",
-    "projection": "ridge projection away from harmful inputs; prunes nothing",
-    "pipeline": "projection, then Antidote's mask at the weakest alpha that meets the gate",
-}
+__all__ = ["ABOUT", "build_sanitizer", "sampled"]
 
 
 def build_sanitizer(

@@ -39,7 +39,7 @@ class Pipeline(Sanitizer):
         batch_tokens: int = 8192,
     ) -> None:
         super().__init__(peft_model)
-        self._model, self._projection, self._harmful = peft_model, projection, harmful
+        self._model, self.projection, self._harmful = peft_model, projection, harmful
         self._device, self._rule, self._kind, self._batch_tokens = device, rule, kind, batch_tokens
         self._norms: dict[float, dict[str, ActivationNorm]] = {}
 
@@ -47,7 +47,7 @@ class Pipeline(Sanitizer):
     def edit(self, strength: Strength) -> Edit:
         assert strength.alpha is not None, strength
         assert strength.mu is not None, strength
-        weights = self.originals | self._projection.edit(strength).weights
+        weights = self.originals | self.projection.edit(strength).weights
         norms = self.norms(strength.mu)
         scores = {
             name: wanda_scores(weight, norms[name].norm.to(weight.device)) for name, weight in weights.items()
@@ -59,7 +59,7 @@ class Pipeline(Sanitizer):
     def norms(self, mu: float) -> dict[str, ActivationNorm]:
         """What flows into the factors of the projected adapter on the realignment set."""
         if mu not in self._norms:
-            self._projection.apply(Strength(mu=mu))
+            self.projection.apply(Strength(mu=mu))
             self._norms[mu] = input_norms(
                 self._model,
                 self._harmful,
@@ -67,5 +67,5 @@ class Pipeline(Sanitizer):
                 kind=self._kind,
                 batch_tokens=self._batch_tokens,
             )
-            self._projection.restore()
+            self.projection.restore()
         return self._norms[mu]

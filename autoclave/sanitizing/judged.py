@@ -1,0 +1,91 @@
+"""The weakest strength that meets a gate, judged on prompts that did not choose it, beside its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from autoclave.data.tokens import Example
+from autoclave.errors import SafetyGateError
+from autoclave.evaluation.figures import Figures
+from autoclave.evaluation.safety import SafetyEvaluation
+from autoclave.progress import ProgressCallback
+from autoclave.sanitizing.antidote import Antidote
+from autoclave.sanitizing.gate import gate_refusal
+from autoclave.sanitizing.gated import sanitize_gated
+from autoclave.sanitizing.pipeline import Pipeline
+from autoclave.sanitizing.random_control import randomly_pruned
+from autoclave.sanitizing.sanitizer import Sanitizer
+from autoclave.sanitizing.strengths import Strength
+from autoclave.spec import GateSpec, SanitizeSpec
+
+# As good as any other; fixed, so that the figures can be repeated.
+_SEED = 0
+
+
+def sanitize_judged(
+    model: Any,
+    sanitizer: Sanitizer,
+    spec: SanitizeSpec,
+    evaluation: SafetyEvaluation,
+    gate: GateSpec,
+    *,
+    harmful: Sequence[Example],
+    batch_tokens: int = 8192,
+    on_progress: ProgressCallback | None = None,
+) -> tuple[Strength, dict[str, Any]]:
+    """The strength, left applied, and what was measured, as plain data.
+
+    `base` (the bare base), `before`, `after`, `random_control` (as large a mask of random entries on the
+    trained adapter, None where nothing is pruned) and `ablations` are of the held-out half of the prompts,
+    `frontier` is the search on the other half. The pipeline's `ablations` are its two halves alone at the
+    chosen strength: `mask_alone`, which is Antidote on the trained adapter, and `projection_alone`; other
+    methods have none. `harmful` and `batch_tokens` are what `sanitizer` was built with.
+
+    Raises SafetyGateError with the frontier if no strength meets the gate, or if the chosen one does not on
+    the held-out prompts; the adapter is as it was then.
+    """
+
+    def measured(utility_from: Figures | None = None) -> Figures:
+        return evaluation.measure(model, "held_out", utility_from=utility_from, on_progress=on_progress)
+
+    result = sanitize_gated(model, sanitizer, spec, evaluation, gate, on_progress=on_progress)
+    chosen, frontier = result.found.chosen, result.found.frontier
+    after = measured(result.found.figures)
+    sanitizer.restore()
+    before = measured(result.before)
+    refusal = gate_refusal(after, before=before, gate=gate, with_margin=False)
+    if refusal is not None:
+        raise SafetyGateError(f"{chosen} met the gate, but not on the held-out prompts: {refusal}", frontier)
+    controls: dict[str, Any] = {"random_control": None, "ablations": None}
+    if chosen.alpha is not None:
+        with randomly_pruned(model, chosen.alpha, seed=_SEED, rule=spec.rule):
+            controls["random_control"] = measured().as_dict()
+    if isinstance(sanitizer, Pipeline):
+        antidote = Antidote.from_pass(
+            model,
+            harmful,
+            device=evaluation.device,
+            rule=spec.rule,
+            kind=spec.norm,
+            batch_tokens=batch_tokens,
+            on_progress=on_progress,
+        )
+        with antidote.applied(Strength(alpha=chosen.alpha)):
+            mask_alone = measured()
+        with sanitizer.projection.applied(Strength(mu=chosen.mu)):
+            projection_alone = measured()
+        controls["ablations"] = {
+            "mask_alone": mask_alone.as_dict(),
+            "projection_alone": projection_alone.as_dict(),
+        }
+    with model.disable_adapter():
+        base = measured()
+    sanitizer.apply(chosen)
+    return chosen, {
+        "base": base.as_dict(),
+        "before": before.as_dict(),
+        "after": after.as_dict(),
+        **controls,
+        "frontier": frontier,
+    }
