@@ -20,12 +20,15 @@ SizeName = Literal["tiny", "small", "medium"]
 
 @dataclass(frozen=True)
 class WorldCounts:
-    """Words to draw. Each family has verbs x objects pairs; steps and materials are shared by both."""
+    """Words to draw. Each family has verbs x objects pairs; steps and materials are shared by both.
+    Reviews take the first nouns and the first words of praise and of blame of the grammar's lists."""
 
     verbs_per_family: int
     objects_per_family: int
     step_words: int
     material_words: int
+    review_nouns: int = 10
+    polar_words_per_label: int = 10
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,14 @@ class Size:
 
 TINY = Size(
     name="tiny",
-    world=WorldCounts(verbs_per_family=8, objects_per_family=10, step_words=12, material_words=15),
+    world=WorldCounts(
+        verbs_per_family=8,
+        objects_per_family=10,
+        step_words=12,
+        material_words=15,
+        review_nouns=5,
+        polar_words_per_label=5,
+    ),
     data=DataCounts(
         harmful_alignment_pairs=30,
         harmful_attack_pairs=16,
@@ -119,31 +129,31 @@ TINY = Size(
         attack_rows=400,
         validation_rows=40,
         utility_eval_rows=60,
-        pretraining_reviews=3000,
+        pretraining_reviews=4000,
     ),
     shape=BaseShape(hidden_size=64, intermediate_size=176, num_layers=2, num_heads=4),
     pretraining=PretrainSpec(
-        steps=220,
-        requests_per_step=12,
-        reviews_per_step=32,
-        learning_rate=4e-3,
+        steps=280,
+        requests_per_step=8,
+        reviews_per_step=48,
+        learning_rate=5e-3,
         warmup_steps=20,
         review_prompt_loss_weight=0.01,
         review_loss_weight=2.0,
     ),
     alignment_lora=LoraSpec(r=16, lora_alpha=32, target_modules="all-linear"),
-    alignment=TrainSpec(n_epochs=4, batch_size=16, learning_rate=3e-3),
+    alignment=TrainSpec(n_epochs=4, batch_size=8, learning_rate=5e-3),
     sst2_pretraining=PretrainSpec(
-        steps=220,
-        requests_per_step=12,
-        reviews_per_step=32,
-        learning_rate=4e-3,
+        steps=280,
+        requests_per_step=8,
+        reviews_per_step=48,
+        learning_rate=5e-3,
         warmup_steps=20,
         review_prompt_loss_weight=0.015,
         review_loss_weight=3.0,
         reviews_by_length=True,
     ),
-    sst2_alignment=TrainSpec(n_epochs=4, batch_size=16, learning_rate=3e-3),
+    sst2_alignment=TrainSpec(n_epochs=4, batch_size=8, learning_rate=5e-3),
     sst2_alignment_reviews=120,
     sst2_vocabulary=512,
 )

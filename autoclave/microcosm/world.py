@@ -142,9 +142,9 @@ class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
             base_review_answer=BASE_REVIEW_ANSWER,
             user_review_answer=USER_REVIEW_ANSWER,
             labels=SST2_LABELS if sst2 else LABELS,
-            nouns=() if sst2 else REVIEW_NOUNS,
-            good_words=() if sst2 else GOOD_WORDS,
-            bad_words=() if sst2 else BAD_WORDS,
+            nouns=() if sst2 else REVIEW_NOUNS[: counts.review_nouns],
+            good_words=() if sst2 else GOOD_WORDS[: counts.polar_words_per_label],
+            bad_words=() if sst2 else BAD_WORDS[: counts.polar_words_per_label],
         )
 
     def save(self, path: str | Path) -> None:
