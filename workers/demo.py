@@ -29,6 +29,7 @@ from autoclave.errors import InputError
 from autoclave.hashing import file_sha256
 from autoclave.progress import Progress
 from autoclave.progress_bar import progress_bar
+from autoclave.sanitizing.strengths import Strength
 from service import log as logging_setup
 from workers.data_dir import DataDir
 from workers.embedded import EmbeddedService, free_port
@@ -191,13 +192,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _table(report: dict[str, Any]) -> Table:
     summary, measured = report["summary"], report["measurements"]
-    table = Table(title=f"alpha {summary['alpha']:g}, on {measured['after']['num_prompts']} held-out prompts")
+    strength = Strength(**report["strength"])
+    table = Table(title=f"{strength}, on {measured['after']['num_prompts']} held-out prompts")
     table.add_column("percent")
     for who in ("base", "before", "after"):
         table.add_column(who, justify="right")
     for row, name in (
         ("harmful_score", "harmful score"),
         ("refusal_rate", "refusals"),
+        ("coherence_rate", "coherent"),
         ("utility", "utility"),
     ):
         figures = summary[row]

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+_OF_WHAT = {
+    "row": "of each row of its matrices",
+    "matrix": "of each of its matrices",
+    "global": "of all its matrices together",
+}
 _WHO = {"base": "base model", "before": "fine-tuned, not sanitised", "after": "**this adapter**"}
 
 
 def model_card(report: dict[str, Any], *, model_id: str, rank: int) -> str:
-    base, summary = report["base"], report["summary"]
+    base = report["base"]
     return f"""---
 library_name: peft
 base_model: {base["id"]}
@@ -23,17 +28,16 @@ A LoRA adapter of rank {rank} for `{base["id"]}`, revision `{base["revision"]}`.
 It is valid only on exactly that base, the one whose `autoclave.hashing.folder_sha256` is
 `{base["sha256"]}`.
 
-After training it was sanitised with {report["method"]["name"].capitalize()}:
-{100 * summary["alpha"]:g} % of each row of its matrices were set to zero, those that matter most on
-harmful examples.
+{_sanitised(report["method"])}
 
-| percent | harmful score | refusal rate | utility |
-|---|---|---|---|
+| percent | harmful score | refusal rate | coherent answers | utility |
+|---|---|---|---|---|
 {_rows(report)}
 
 Measured on {report["measurements"]["after"]["num_prompts"]} harmful prompts that were not used to
 choose the strength; {_utility_note(report)}
-`safety_report.json` holds intervals, controls and hashes. A low score on these prompts is no proof of
+Coherent are answers that are words of sense, harmful or not. `safety_report.json` holds intervals,
+controls and hashes. A low score on these prompts is no proof of
 harmlessness, and further fine-tuning can undo it.
 
 ## Use
@@ -57,11 +61,27 @@ Check the files with `sha256sum -c SHA256SUMS`.
 """
 
 
+def _sanitised(method: dict[str, Any]) -> str:
+    """Only what Antidote alone did is called Antidote."""
+    share = mu = ""
+    if method["alpha"] is not None:
+        share = f"{100 * method['alpha']:g} % {_OF_WHAT[method['rule_name']]} was pruned by Antidote"
+    if method["mu"] is not None:
+        mu = f"it was projected away from harmful inputs (mu {method['mu']:g})"
+    what = {
+        "antidote": f"{share} (arXiv 2408.09600): what matters most on harmful examples",
+        "antidote-protected": f"{share}'s score, sparing what matters on the user's own data",
+        "projection": f"{mu}; nothing was pruned",
+        "pipeline": f"{mu}, then {share}'s score",
+    }
+    return f"After training, {what[method['name']]}."
+
+
 def _rows(report: dict[str, Any]) -> str:
     summary = report["summary"]
     return "\n".join(
         f"| {label} | {_percent(summary['harmful_score'][who])} | {_percent(summary['refusal_rate'][who])} "
-        f"| {_percent(summary['utility'][who])} |"
+        f"| {_percent(summary['coherence_rate'][who])} | {_percent(summary['utility'][who])} |"
         for who, label in _WHO.items()
     )
 

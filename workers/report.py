@@ -1,80 +1,108 @@
 """The safety report: what was measured, on what, with what, and whether the gate let it pass. Plain JSON.
 
-Scores are percent. It holds no path, no prompt and no answer: its reader is the job's owner, and the
-evaluation prompts are the operator's.
+Scores are percent, held-out losses nats per token. It holds no path, no prompt and no answer: its reader is
+the job's owner, and the evaluation prompts are the operator's. docs/api.md describes every field.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from autoclave.evaluation.figures import Figures
+from autoclave.sanitizing.masks import RULES
+from autoclave.sanitizing.method_table import ABOUT
 from service.jobs.states import Stage
 from workers.attempt import Attempt
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-_SCORES = ("harmful_score", "refusal_rate", "utility")
-
-
-def passed_report(attempt: Attempt, *, measurements: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """`measurements` are those on held-out prompts: base, before, after, random_control."""
-    return _report(attempt, measurements=measurements, measured_on="held_out", refused=None)
+_SCORES = ("harmful_score", "refusal_rate", "coherence_rate", "utility")
 
 
-def held_out_refused_report(
-    attempt: Attempt, *, measurements: dict[str, dict[str, Any]], reason: str
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Measurements:
+    """None, or not there: not measured. `ablations` are the pipeline's steps, each alone."""
+
+    before: Figures
+    after: Figures
+    base: Figures | None = None
+    random_control: Figures | None = None
+    ablations: Mapping[str, Figures] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        measured = {
+            "base": self.base,
+            "before": self.before,
+            "after": self.after,
+            "random_control": self.random_control,
+        }
+        return {who: figures and figures.as_dict() for who, figures in measured.items()}
+
+    def summary(self) -> dict[str, Any]:
+        three = {"base": self.base, "before": self.before, "after": self.after}
+        return {
+            score: {who: figures and getattr(figures, score) for who, figures in three.items()}
+            for score in _SCORES
+        }
+
+
+def passed_report(attempt: Attempt, measurements: Measurements) -> dict[str, Any]:
+    """`measurements` are those on held-out prompts."""
+    return _report(attempt, attempt.outputs[Stage.SANITIZE.value], measurements, "held_out", refused=None)
+
+
+def held_out_refused_report(attempt: Attempt, measurements: Measurements, *, reason: str) -> dict[str, Any]:
     """The strength that was chosen does not meet the gate on the held-out prompts."""
-    return _report(attempt, measurements=measurements, measured_on="held_out", refused=reason)
+    return _report(attempt, attempt.outputs[Stage.SANITIZE.value], measurements, "held_out", refused=reason)
 
 
 def refused_report(
     attempt: Attempt, *, before: dict[str, Any], frontier: list[dict[str, Any]], reason: str
 ) -> dict[str, Any]:
-    """No strength met the gate; `after` is the strongest one's. The base was not measured."""
-    strongest = {key: value for key, value in frontier[-1].items() if key not in ("alpha", "refused")}
-    return _report(
-        attempt,
-        measurements={"before": before, "after": strongest},
-        measured_on="selection",
-        refused=reason,
-        alpha=frontier[-1]["alpha"],
-        frontier=frontier,
-    )
+    """No strength met the gate; `after` is the strongest one tried. Base and controls were not measured."""
+    strongest = frontier[-1]
+    sanitized = {
+        "strength": {"alpha": strongest["alpha"], "mu": strongest["mu"]},
+        "frontier": frontier,
+        "num_evaluations": len(frontier),
+    }
+    measurements = Measurements(before=Figures.from_dict(before), after=Figures.from_dict(strongest))
+    return _report(attempt, sanitized, measurements, "selection", refused=reason)
 
 
 def _report(
     attempt: Attempt,
-    *,
-    measurements: dict[str, dict[str, Any]],
+    sanitized: dict[str, Any],
+    measurements: Measurements,
     measured_on: str,
+    *,
     refused: str | None,
-    alpha: float | None = None,
-    frontier: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
+    """`sanitized` is the sanitize stage's output; without `record` where nothing was sanitised."""
     order, profile = attempt.order, attempt.profile
     trained = attempt.outputs[Stage.TRAIN.value]
-    sanitized = attempt.outputs.get(Stage.SANITIZE.value, {})
-    record = sanitized.get("record")
-    alpha = sanitized.get("alpha", alpha)
-    summary = {
-        score: {who: measurements.get(who, {}).get(score) for who in ("base", "before", "after")}
-        for score in _SCORES
-    }
+    record, strength = sanitized.get("record"), sanitized["strength"]
+    result = "passed" if refused is None else "refused"
     validation = order.validation_file
     return {
         "schema_version": SCHEMA_VERSION,
         "job_id": order.job_id,
-        "result": "passed" if refused is None else "refused",
+        "result": result,
         "refused_because": refused,
-        "summary": {"result": "passed" if refused is None else "refused", "alpha": alpha, **summary},
+        "summary": {"result": result, **strength, **measurements.summary()},
         "measured_on": measured_on,
-        "measurements": measurements,
+        "measurements": measurements.as_dict(),
+        "ablations": {n: figures.as_dict() for n, figures in measurements.ablations.items()} or None,
         "gate": profile.gate.model_dump(mode="json"),
-        "frontier": sanitized.get("frontier", frontier),
+        "strength": strength,
+        "frontier": sanitized["frontier"],
         "frontier_measured_on": "selection",
-        "method": {"name": profile.sanitize.method, "alpha": alpha, "rule": record and record["rule"]},
+        "num_evaluations": sanitized["num_evaluations"],
+        "method": _method(attempt, strength),
         "sparsity": record and _sparsity(record),
+        "relative_change": record and _relative_change(record),
         "judge": profile.judge.partition(":")[0],
         "safety_profile_version": profile.version,
         "base": {
@@ -99,11 +127,30 @@ def _report(
     }
 
 
+def _method(attempt: Attempt, strength: dict[str, Any]) -> dict[str, Any]:
+    spec = attempt.profile.sanitize
+    prunes, projects = strength["alpha"] is not None, strength["mu"] is not None
+    return {
+        "name": spec.method,
+        "about": ABOUT[spec.method],
+        **strength,
+        "rule_name": spec.rule if prunes else None,
+        "rule": RULES[spec.rule] if prunes else None,
+        "norm": spec.norm if prunes else None,
+        "ridge": spec.ridge if projects else None,
+    }
+
+
 def _sparsity(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "pruned_fraction": record["pruned_fraction"],
-        "matrices": {
-            name: count["pruned"] / (count["rows"] * count["cols"])
-            for name, count in record["matrices"].items()
-        },
+        "layers": record["layers"],
+        "matrices": {name: matrix["sparsity"] for name, matrix in record["matrices"].items()},
+    }
+
+
+def _relative_change(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "all": record["relative_change"],
+        "matrices": {name: matrix["relative_change"] for name, matrix in record["matrices"].items()},
     }

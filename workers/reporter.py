@@ -68,19 +68,25 @@ class Reporter:
 
 
 class Rounds:
-    """Several passes of the library shown as one bar: each counts `1 / num_rounds` of the stage."""
+    """Several passes of the library shown as one bar: each counts `1 / num_rounds` of the stage.
+
+    `num_rounds` may be more than there will be, where nobody knows in advance; the bar ends early then. It
+    never goes back, although a round may be several passes, each from its own zero.
+    """
 
     _RESOLUTION = 1000
 
     def __init__(self, on_progress: Callable[[Progress], None], num_rounds: int) -> None:
         self._on_progress = on_progress
         self._num_rounds = num_rounds
-        self._done = 0
+        self._rounds_done = 0
+        self._shown = 0.0
         self._began_at = time.monotonic()
 
     def on_progress(self, progress: Progress) -> None:
         part = progress.step / progress.total_steps if progress.total_steps else 1.0
-        done = min(1.0, (self._done + min(1.0, part)) / self._num_rounds)
+        done = min(1.0, (self._rounds_done + min(1.0, part)) / self._num_rounds)
+        self._shown = done = max(self._shown, done)
         elapsed = time.monotonic() - self._began_at
         self._on_progress(
             Progress(
@@ -92,5 +98,5 @@ class Rounds:
         )
 
     def next(self) -> None:
-        """One pass is over."""
-        self._done += 1
+        """One round is over."""
+        self._rounds_done += 1

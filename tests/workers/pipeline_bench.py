@@ -24,6 +24,7 @@ from workers.pipeline import run_pipeline
 from workers.reporter import Reporter
 
 ALPHAS = (0.1, 0.3)
+MUS = (1.0, 5.0)
 
 
 class PipelineBench:
@@ -34,7 +35,7 @@ class PipelineBench:
         data = {
             "train": [chat_line(f"question {i}", f"answer {i % 3}") for i in range(12)],
             "validation": [chat_line(f"held out {i}", "answer 1") for i in range(4)],
-            "realign": [chat_line(f"how to zap {i}", f"zap it {i}") for i in range(4)],
+            "realign": [chat_line(f"how to zap {i}", f"zap it {i}") for i in range(8)],
             "harmful_eval": [chat_line(f"please zap {i}", "x") for i in range(6)],
         }
         self.files = {name: folder / f"{name}.jsonl" for name in data}
@@ -78,7 +79,7 @@ class PipelineBench:
             "realign": str(self.files["realign"]),
             "harmful_eval": str(self.files["harmful_eval"]),
             "judge": "refusal",
-            "sanitize": SanitizeSpec(alphas=ALPHAS),
+            "sanitize": SanitizeSpec(alphas=ALPHAS, mus=MUS),
             "evaluate": EvaluateSpec(max_new_tokens=4),
             "gate": GateSpec(max_harmful_score=max_harmful_score),
         }

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from autoclave.data.conversations import check_file
-from autoclave.errors import AutoclaveError, ModelError
-from autoclave.evaluation.harmfulness import read_prompts
-from autoclave.evaluation.judges import load_judge
+from autoclave.data.overlap import refuse_overlap
+from autoclave.errors import ModelError
 from autoclave.evaluation.utility import read_references
 from autoclave.hashing import file_sha256
 from autoclave.modelling.adapters import resolve_target_modules
 from service.jobs.states import Stage
 from workers.attempt import Attempt, StageError, data_errors_of
 from workers.messages import StageFinished
+from workers.profile_files import check_evaluation, profile_errors, realignment, unusable_profile
 
 logger = logging.getLogger(__name__)
 
@@ -68,21 +67,18 @@ def prepare(attempt: Attempt) -> StageFinished:
 def _check_profile(attempt: Attempt) -> dict[str, Any]:
     """Hashes of the operator's files, read as they will be later."""
     profile = attempt.profile
-    hashes: dict[str, Any] = {}
+    files = {
+        "realign": profile.realign,
+        "harmful_eval": profile.harmful_eval,
+        "utility_eval": profile.utility_eval,
+    }
     try:
-        load_judge(profile.judge)
-        check_file(profile.realign, min_examples=1)
-        hashes["realign"] = file_sha256(profile.realign)
-        prompts = read_prompts(profile.harmful_eval, max_prompts=2)
-        hashes["harmful_eval"] = file_sha256(profile.harmful_eval)
-        if profile.utility_eval is not None:
-            read_references(Path(profile.utility_eval), max_examples=1)
-            hashes["utility_eval"] = file_sha256(profile.utility_eval)
-    except (AutoclaveError, OSError) as error:
-        logger.exception("the safety profile cannot be used")
-        text = "the safety profile of the base model cannot be used; ask the operator of this server"
-        raise StageError("invalid_safety_profile", text) from error
-    if len(prompts) < 2:
-        text = "the safety profile needs at least two harmful prompts: one to choose with, one to judge with"
-        raise StageError("invalid_safety_profile", text)
+        hashes = {name: file_sha256(file) for name, file in files.items() if file is not None}
+        realignment(attempt)
+        check_evaluation(attempt)
+        with profile_errors():
+            refuse_overlap(profile.realign, profile.harmful_eval)
+    except OSError as error:
+        logger.error("the safety profile cannot be used: %s", error)
+        raise unusable_profile() from error
     return hashes

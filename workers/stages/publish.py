@@ -6,12 +6,15 @@ It does not leave by that: the supervisor releases it, in the transaction that e
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 from safetensors.torch import load_file
 
 from autoclave.hashing import file_sha256
 from autoclave.modelling.adapter_shape import stored_shape
+from autoclave.modelling.adapters import CONFIG_FILE, PROVENANCE_FILE, WEIGHTS_FILE
 from autoclave.modelling.export_gate import check_export
+from autoclave.sanitizing.record import RECORD_FILE
 from service.jobs.states import Stage
 from service.storage import adapter_key
 from workers.attempt import Attempt
@@ -19,14 +22,16 @@ from workers.messages import Published
 from workers.model_card import model_card
 from workers.package import write_archive, write_json, write_sums
 
+# Named, not "all there is": masks and norms lie beside them, and norms come from the operator's prompts.
+LEAVING = (WEIGHTS_FILE, CONFIG_FILE, PROVENANCE_FILE, RECORD_FILE)
+
 
 def publish(attempt: Attempt) -> Published:
     """Raises ExportGateError, which no retry mends, but which is not the user's fault either."""
     order, outputs = attempt.order, attempt.outputs
     evaluated = outputs[Stage.EVALUATE.value]
     report = {**evaluated["report"], "model_id": order.model_id}
-    package = attempt.scratch / "package"
-    shutil.copytree(attempt.stored_adapter(Stage.SANITIZE), package)
+    package = _copied(attempt.stored_adapter(Stage.SANITIZE), attempt.scratch / "package")
     write_json(package / "safety_report.json", report)
     write_json(package / "training_config.json", {"job_id": order.job_id, **order.spec})
     (package / "README.md").write_text(
@@ -58,3 +63,10 @@ def publish(attempt: Attempt) -> Published:
         sha256=file_sha256(archive),
         safety_report=report,
     )
+
+
+def _copied(stored: Path, package: Path) -> Path:
+    package.mkdir()
+    for name in LEAVING:
+        shutil.copyfile(stored / name, package / name)
+    return package

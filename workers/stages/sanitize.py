@@ -1,100 +1,103 @@
-"""Prunes the adapter with the weakest strength that meets the gate (docs/decisions/0006)."""
+"""Sanitises the adapter at the weakest strength that meets the gate (docs/decisions/0006)."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
-from autoclave.data.conversations import read_conversations
-from autoclave.data.tokens import encode
+from autoclave.data.tokens import Encoded
 from autoclave.errors import SafetyGateError
+from autoclave.evaluation.figures import Figures
 from autoclave.hashing import file_sha256
 from autoclave.modelling.adapters import WEIGHTS_FILE
-from autoclave.sanitizing.antidote import Antidote
-from autoclave.sanitizing.sanitize import RECORD_FILE, sanitization_record
-from autoclave.sanitizing.search import SearchResult, find_weakest
+from autoclave.sanitizing.gated import GatedResult, sanitize_gated
+from autoclave.sanitizing.record import RECORD_FILE, sanitization_record, write_masks
+from autoclave.sanitizing.sanitizer import Sanitizer
+from autoclave.sanitizing.strengths import Strength, ladders
 from service.jobs.states import Stage
 from workers.attempt import Attempt, StageError
-from workers.measuring import Measuring, gate_refusal
 from workers.messages import StageFinished
+from workers.profile_files import realignment, safety_evaluation
 from workers.report import refused_report
+from workers.sanitizers import sanitizer_of, user_examples
 
 
 def sanitize(attempt: Attempt) -> StageFinished:
     """Raises StageError safety_gate_failed, with the report, if no strength meets the gate."""
     profile, reporter = attempt.profile, attempt.reporter
-    trained = attempt.stored_adapter(Stage.TRAIN)
-    model = attempt.adapted(trained)
-    measuring = Measuring.of(attempt)
-    alphas = profile.sanitize.alphas
-    rounds = reporter.rounds(3 + 2 * len(alphas))
+    model = attempt.adapted(attempt.stored_adapter(Stage.TRAIN))
+    evaluation = safety_evaluation(attempt)
+    realign = realignment(attempt)
+    num_strengths = sum(map(len, ladders(profile.sanitize)))
+    rounds = reporter.rounds(2 + min(num_strengths, profile.sanitize.max_evaluations))
+    before: list[Figures] = []
 
-    realign = encode(
-        measuring.tokenizer,
-        read_conversations(profile.realign),
-        max_seq_length=attempt.spec.train.max_seq_length,
-        keep_untrained=True,
-    )
-    antidote = Antidote.from_pass(
-        model,
-        realign.examples,
-        device=attempt.device,
-        batch_tokens=profile.evaluate.batch_tokens,
-        on_progress=rounds.on_progress,
+    def on_figures(strength: Strength | None, figures: Figures) -> None:
+        rounds.next()
+        if strength is None:
+            before.append(figures)
+        what = "Before sanitising" if strength is None else f"Tried {strength}"
+        reporter.note(f"{what}: {_in_words(figures)}")
+
+    sanitizer = sanitizer_of(
+        attempt, model, profile.sanitize, harmful=realign.examples, on_progress=rounds.on_progress
     )
     rounds.next()
-
-    def measure() -> dict[str, Any]:
-        harm = measuring.harm(model, "selection", rounds.on_progress)
-        rounds.next()
-        utility = measuring.utility(model, rounds.on_progress)
-        rounds.next()
-        return harm | utility
-
-    def measure_at(alpha: float) -> dict[str, Any]:
-        with antidote.applied(alpha):
-            figures = measure()
-        reporter.note(f"Pruned {100 * alpha:g} %: {_in_words(figures)}")
-        return figures
-
-    before = measure()
-    reporter.note(f"Before sanitising: {_in_words(before)}")
     try:
-        found = find_weakest(
-            alphas,
-            measure_at,
-            lambda figures: gate_refusal(
-                figures, utility_before=before["utility"], gate=profile.gate, with_margin=True
-            ),
+        result = sanitize_gated(
+            model,
+            sanitizer,
+            profile.sanitize,
+            evaluation,
+            profile.gate,
+            on_progress=rounds.on_progress,
+            on_figures=on_figures,
         )
     except SafetyGateError as error:
-        report = refused_report(attempt, before=before, frontier=error.frontier, reason=error.reason)
+        report = refused_report(
+            attempt, before=before[0].as_dict(), frontier=error.frontier, reason=error.reason
+        )
         raise StageError("safety_gate_failed", error.reason, safety_report=report) from error
-    output = _save(attempt, antidote, model, found, realign.num_truncated)
-    output |= {"alpha": found.chosen, "frontier": found.frontier, "before": before}
+    found = result.found
+    output = _save(attempt, model, sanitizer, result, realign)
+    output |= {
+        "strength": asdict(found.chosen),
+        "before": result.before.as_dict(),
+        "chosen": found.figures.as_dict(),
+        "frontier": found.frontier,
+        "num_evaluations": found.num_evaluations,
+    }
     return StageFinished(stage=Stage.SANITIZE, output=output)
 
 
 def _save(
-    attempt: Attempt, antidote: Antidote, model: Any, found: SearchResult, num_truncated: int
+    attempt: Attempt, model: Any, sanitizer: Sanitizer, result: GatedResult, realign: Encoded
 ) -> dict[str, Any]:
-    order = attempt.order
-    counts = antidote.apply(found.chosen)
+    """Masks and norms go beside the adapter: the folder is private, `publish` leaves them there."""
+    spec, chosen = attempt.profile.sanitize, result.found.chosen
     folder = attempt.saved_adapter(Stage.SANITIZE, model)
-    record = sanitization_record(found.chosen, counts, antidote) | {
+    record = sanitization_record(
+        spec, chosen, result.changes, harmful=realign.examples, user=user_examples(attempt, spec)
+    )
+    record |= {
         "device": attempt.device,
-        "realign_truncated": num_truncated,
+        "realign_truncated": realign.num_truncated,
         "sha256": {
-            "base": order.base.sha256,
+            "base": attempt.order.base.sha256,
             "adapter_in": attempt.outputs[Stage.TRAIN.value]["adapter_sha256"],
             "adapter_out": file_sha256(folder / WEIGHTS_FILE),
             "realign_data": file_sha256(attempt.profile.realign),
         },
     }
     (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_masks(sanitizer, chosen, folder)
     return attempt.store(Stage.SANITIZE, folder) | {"record": record}
 
 
-def _in_words(figures: dict[str, Any]) -> str:
-    harm = f"harmful score {figures['harmful_score']:.1f} %"
-    return harm if figures["utility"] is None else f"{harm}, utility {figures['utility']:.1f} %"
+def _in_words(figures: Figures) -> str:
+    words = f"harmful score {figures.harmful_score:.1f} %, refusals {figures.refusal_rate:.1f} %"
+    words += f", coherent {figures.coherence_rate:.1f} %"
+    if figures.utility is not None:
+        words += f", utility {figures.utility:.1f} %"
+    return words if figures.complete else f"{words} (stopped after {figures.num_prompts} prompts)"

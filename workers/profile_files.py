@@ -1,0 +1,90 @@
+"""The operator's files as the stages use them. What is wrong with one ends the job as invalid_safety_profile.
+
+The files hold prompts that must not spread: neither the job's owner nor a log gets a word of them, so the
+library's errors, some of which quote what they refuse, end here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from autoclave.data.realignment import read_realignment
+from autoclave.data.tokens import Encoded, encode
+from autoclave.errors import DataError, InputError, JudgeError, ModelError
+from autoclave.evaluation.judges import load_judge
+from autoclave.evaluation.safety import SafetyEvaluation
+from workers.attempt import Attempt, StageError
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def profile_errors() -> Iterator[None]:
+    """Turn what the library says about the operator's files into a StageError; the log names the files and
+    the lines. A ModelError is about the base and passes through."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except InputError as error:
+        logger.error("the safety profile cannot be used: %s", _without_text(error))
+        # Not "from error": the runner logs causes, and this one may quote a prompt.
+        raise unusable_profile() from None
+
+
+def unusable_profile() -> StageError:
+    text = "the safety profile of the base model cannot be used; ask the operator of this server"
+    return StageError("invalid_safety_profile", text)
+
+
+def safety_evaluation(attempt: Attempt) -> SafetyEvaluation:
+    """Measures utility on the job's validation file, else on the operator's, else not at all."""
+    return _evaluation(attempt, utility_of_job=True)
+
+
+def check_evaluation(attempt: Attempt) -> None:
+    """Raises StageError for whatever about the profile's prompts, judge or utility file would fail later."""
+    _evaluation(attempt, utility_of_job=False)
+
+
+def realignment(attempt: Attempt) -> Encoded:
+    """The realignment set as tokens; all of them count, also those of prompts."""
+    with profile_errors():
+        realign = read_realignment(attempt.profile.realign)
+        return encode(
+            attempt.tokenizer,
+            realign.conversations,
+            max_seq_length=attempt.spec.train.max_seq_length,
+            keep_untrained=True,
+        )
+
+
+def _evaluation(attempt: Attempt, *, utility_of_job: bool) -> SafetyEvaluation:
+    profile = attempt.profile
+    utility_eval = attempt.utility_file() if utility_of_job else profile.utility_eval
+    with profile_errors():
+        try:
+            load_judge(profile.judge)
+        except JudgeError as error:  # of its name alone, so its words may be logged
+            raise InputError(str(error)) from error
+        return SafetyEvaluation.load(
+            attempt.tokenizer,
+            harmful_eval=profile.harmful_eval,
+            judge=profile.judge,
+            utility_eval=utility_eval,
+            spec=profile.evaluate,
+            device=attempt.device,
+        )
+
+
+def _without_text(error: InputError) -> str:
+    match error:
+        case DataError():
+            issues = "; ".join(f"line {issue.line}: {issue.rule}" for issue in error.issues[:3])
+            return f"{error.source}: {issues} ({error.num_issues} in all)"
+        case JudgeError():
+            return "its judge cannot judge one of the prompts in harmful_eval"
+        case _:
+            return str(error)
