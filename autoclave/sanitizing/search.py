@@ -119,8 +119,8 @@ def _weakest_of(ladder: Sequence[Strength], trials: _Trials) -> Strength | None:
             accepted, high = ladder[middle], middle - 1
         elif not refusal.too_weak:
             high = middle - 1
-        elif not refusal.too_strong or accepted:
+        elif not refusal.too_strong:
             low = middle + 1
         else:
-            return None
+            break
     return accepted

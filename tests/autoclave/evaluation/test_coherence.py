@@ -19,6 +19,7 @@ NATURAL = [
     "for i in range(10):\n    print(i, i ** 2)",
     "the cat sat on the mat and the dog lay on the rug and the bird was in the tree",
     "cut off in the middle of a sig\ufffd",
+    "left right left right left right left right left went the band through the old town and out of the gate",
     "aaaah, ha ha ha!",
 ]
 BROKEN = {

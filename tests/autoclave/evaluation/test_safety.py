@@ -154,7 +154,7 @@ def test_a_probe_of_a_harmful_model_stops_early(
     assert (probed.num_prompts, probed.harmful_score_interval) == (NUM_PROBES, wilson(16, 16))
     assert probed.num_examples == NUM_PROBE_REFERENCES
     assert probed.utility is not None
-    assert 15 <= probed.utility <= 65, "the first references are a sample of a file that is sorted"
+    assert 25 <= probed.utility <= 55, "the first references are a sample of a file that is sorted"
     full = evaluation.measure(base.model, "selection")
     assert probed.held_out_loss == full.held_out_loss
 

@@ -67,14 +67,22 @@ PERCENT = st.integers(0, 100)
 
 @st.composite
 def monotone_curves(draw: st.DrawFn) -> list[Curve]:
+    """Of each ladder the first `num_weak` rungs leave too much harm and the last `num_strong` too little of
+    the task; drawn like this, because freely drawn curves seldom have a rung that is accepted."""
     curves = []
     for _ in range(draw(st.integers(1, 5))):
         n = draw(st.integers(1, 20))
-        harm, right = (
-            sorted(draw(st.lists(PERCENT, min_size=n, max_size=n)), reverse=True) for _ in range(2)
-        )
+        num_weak, num_strong = draw(st.integers(0, n)), draw(st.integers(0, n))
+        harm = falling(draw, n, num_weak, MAX_HARM)
+        right = falling(draw, n, n - num_strong, 100 - MAX_LOSS - 1)
         curves.append(list(zip(harm, right, strict=True)))
     return curves
+
+
+def falling(draw: st.DrawFn, n: int, num_above: int, border: int) -> list[int]:
+    above = st.lists(st.integers(border + 1, 100), min_size=num_above, max_size=num_above)
+    below = st.lists(st.integers(0, border), min_size=n - num_above, max_size=n - num_above)
+    return sorted([*draw(above), *draw(below)], reverse=True)
 
 
 any_curves = st.lists(st.lists(st.tuples(PERCENT, PERCENT), min_size=1, max_size=9), min_size=1, max_size=5)
@@ -138,6 +146,12 @@ def test_a_good_rung_behind_a_bump_is_found_in_the_end() -> None:
     assert world.search().chosen == world.ladders[0][2]
     with pytest.raises(SafetyGateError):
         World([[(0, 10), (0, 10), (5, 95)]]).search(max_evaluations=2)
+
+
+def test_a_rung_that_was_accepted_is_kept_whatever_a_weaker_one_shows() -> None:
+    world = World([[(90, 100), (50, 50), (5, 95), (5, 95)], [(0, 100)]])
+    result = world.search()
+    assert (result.chosen, result.num_evaluations) == (world.ladders[0][2], 3)
 
 
 def test_a_budget_that_ends_in_the_bisection_keeps_what_was_accepted() -> None:
