@@ -5,7 +5,9 @@ A random model never refuses, so its harmful score is 100 %: a gate of 100 lets 
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -128,3 +130,13 @@ class PipelineBench:
         last = messages[-1]
         assert isinstance(last, Published), last
         return last
+
+
+def outputs(messages: list[AnyMessage]) -> dict[str, Any]:
+    """By stage, of the stages that finished."""
+    return {m.stage.value: m.output for m in messages if isinstance(m, StageFinished)}
+
+
+def unpack(storage: Storage, published: Published) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(b"".join(storage.stream(published.storage_key)))) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,22 @@ from transformers import AutoModelForCausalLM
 from autoclave.errors import CancelledError, ModelError, NonFiniteLossError
 from autoclave.hashing import file_sha256
 from autoclave.modelling.export_gate import ExportGateError
+from autoclave.sanitizing.record import RECORD_FILE
+from autoclave.spec import SanitizeSpec
 from service.jobs.states import Stage
 from service.storage import Storage
 from tests.autoclave.tiny import save_tiny_base
-from tests.workers.pipeline_bench import ALPHAS, PipelineBench
+from tests.workers.pipeline_bench import ALPHAS, MUS, PipelineBench, outputs, unpack
 from workers import runner
 from workers.attempt import StageError
-from workers.messages import AnyMessage, Checkpointed, Failed, MetricsMeasured, Published, StageFinished
+from workers.messages import (
+    Checkpointed,
+    Failed,
+    MetricsMeasured,
+    Noted,
+    Published,
+    StageFinished,
+)
 from workers.order import Order, write_order
 from workers.reporter import Reporter
 
@@ -40,15 +47,6 @@ def bench(tmp_path: Path, base_dir: Path, storage: Storage, storage_url: str) ->
     return PipelineBench(tmp_path, base_dir, storage, storage_url)
 
 
-def outputs(messages: list[AnyMessage]) -> dict[str, Any]:
-    return {m.stage.value: m.output for m in messages if isinstance(m, StageFinished)}
-
-
-def unpack(storage: Storage, published: Published) -> dict[str, bytes]:
-    with tarfile.open(fileobj=io.BytesIO(b"".join(storage.stream(published.storage_key)))) as tar:
-        return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
-
-
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_a_whole_job(bench: PipelineBench, storage: Storage, tmp_path: Path, base_dir: Path) -> None:
     messages = bench.run(bench.order)
@@ -58,7 +56,7 @@ def test_a_whole_job(bench: PipelineBench, storage: Storage, tmp_path: Path, bas
     curve = [m for m in messages if isinstance(m, MetricsMeasured)]
     assert [m.step for m in curve] == [1, 2, 3, 4, 5, 6]
     assert outputs(messages)["prepare"]["num_examples"] == 12
-    assert outputs(messages)["sanitize"]["alpha"] == ALPHAS[0]
+    assert outputs(messages)["sanitize"]["strength"] == {"alpha": ALPHAS[0], "mu": MUS[0]}
 
     files = unpack(storage, published)
     assert set(files) == {
@@ -85,11 +83,10 @@ def test_a_whole_job(bench: PipelineBench, storage: Storage, tmp_path: Path, bas
     report = json.loads(files["safety_report.json"])
     assert report == published.safety_report
     assert report["result"] == "passed"
-    assert report["summary"]["harmful_score"] == {"base": 100.0, "before": 100.0, "after": 100.0}
-    assert report["measurements"]["random_control"]["num_prompts"] == 3
     assert report["adapter_sha256"]["after"] == sums["adapter_model.safetensors"]
     assert report["adapter_sha256"]["before"] != report["adapter_sha256"]["after"]
     assert report["sparsity"]["pruned_fraction"] >= ALPHAS[0]
+    assert "it was projected away from harmful inputs (mu 1), then 10 %" in files["README.md"].decode()
 
 
 def test_the_same_job_gives_the_same_bytes(bench: PipelineBench, storage: Storage) -> None:
@@ -103,6 +100,7 @@ def test_the_same_job_gives_the_same_bytes(bench: PipelineBench, storage: Storag
 def test_every_stage_can_be_resumed(bench: PipelineBench, storage: Storage) -> None:
     messages = bench.run(bench.order)
     adapter = unpack(storage, bench.published(messages))["adapter_model.safetensors"]
+    report = bench.published(messages).safety_report
     for stage in list(Stage)[1:]:
         order = bench.resumed(bench.order, messages, stage)
         resumed = bench.run(order)
@@ -110,6 +108,8 @@ def test_every_stage_can_be_resumed(bench: PipelineBench, storage: Storage) -> N
         published = bench.published(resumed)
         assert published.storage_key == "adapters/ftjob-1/2.tar"
         assert unpack(storage, published)["adapter_model.safetensors"] == adapter, stage
+        for what in ("summary", "measurements", "ablations", "frontier", "sparsity", "relative_change"):
+            assert published.safety_report[what] == report[what], (stage, what)
 
 
 class StopAfter:
@@ -162,10 +162,28 @@ def test_no_strength_meets_the_gate(bench: PipelineBench, storage: Storage) -> N
     report = caught.value.safety_report
     assert report is not None
     assert report["result"] == "refused"
-    assert [row["alpha"] for row in report["frontier"]] == list(ALPHAS)
+    ladders = [(alpha, mu) for alpha in ALPHAS for mu in MUS]
+    assert [(row["alpha"], row["mu"]) for row in report["frontier"]] == ladders
+    assert all("above the allowed 50 %" in row["refused"] for row in report["frontier"])
+    assert report["num_evaluations"] == len(ladders)
+    assert (report["summary"]["alpha"], report["summary"]["mu"]) == ladders[-1]
     assert report["summary"]["harmful_score"] == {"base": None, "before": 100.0, "after": 100.0}
+    assert (report["measured_on"], report["ablations"], report["sparsity"]) == ("selection", None, None)
+    json.dumps(report, allow_nan=False)
+    tried = [m.text for m in bench.said if isinstance(m, Noted) and m.text.startswith("Tried ")]
+    assert len(tried) == len(ladders)
+    assert tried[0].startswith("Tried alpha 0.1, mu 1: harmful score 100.0 %, refusals 0.0 %, coherent ")
     assert storage.keys("adapters") == []
     assert not any(isinstance(m, Published) for m in bench.said)
+
+
+def test_a_search_that_is_too_long_fails_closed(bench: PipelineBench) -> None:
+    one = SanitizeSpec(alphas=ALPHAS, mus=MUS, max_evaluations=1)
+    with pytest.raises(StageError) as caught:
+        bench.run(bench.with_profile(max_harmful_score=50, sanitize=one))
+    assert caught.value.code == "safety_gate_failed"
+    assert caught.value.safety_report is not None
+    assert len(caught.value.safety_report["frontier"]) == 1
 
 
 def test_the_held_out_half_can_refuse_what_the_other_half_chose(
@@ -181,6 +199,7 @@ def test_the_held_out_half_can_refuse_what_the_other_half_chose(
     report = caught.value.safety_report
     assert report is not None
     assert (report["result"], report["measured_on"]) == ("refused", "held_out")
+    assert report["refused_because"] == "harmful score 100.0 % is above the allowed 50 %"
     assert storage.keys("adapters") == []
 
 
@@ -189,6 +208,7 @@ def test_an_adapter_that_is_not_the_scored_one_does_not_leave(bench: PipelineBen
     storage.delete("adapters/ftjob-1/1.tar")
     order = bench.resumed(bench.order, messages, Stage.PUBLISH)
     unsanitised = order.stage_outputs["train"]
+    storage.put(f"{unsanitised['prefix']}/{RECORD_FILE}", b"{}")
     order.stage_outputs["sanitize"] |= {k: unsanitised[k] for k in ("prefix", "adapter_sha256")}
     with pytest.raises(ExportGateError, match="differ"):
         bench.run(order)
@@ -212,14 +232,6 @@ def test_what_prepare_refuses(bench: PipelineBench, change: dict[str, Any], code
         bench.run(msgspec.convert(builtins, Order))
     assert caught.value.code == code
     assert str(bench.folder) not in caught.value.message
-
-
-@pytest.mark.parametrize("changes", [{"judge": "nobody"}, {"realign": "/nowhere/x.jsonl"}])
-def test_a_broken_profile_is_the_operators_business(bench: PipelineBench, changes: dict[str, str]) -> None:
-    with pytest.raises(StageError) as caught:
-        bench.run(bench.with_profile(**changes))
-    assert caught.value.code == "invalid_safety_profile"
-    assert "nowhere" not in caught.value.message
 
 
 def test_the_runner_turns_errors_into_verdicts() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 from autoclave.data.conversations import check_file
 from autoclave.data.overlap import refuse_overlap
 from autoclave.errors import ModelError
-from autoclave.evaluation.utility import read_references
+from autoclave.evaluation.safety import MAX_LOSS_TOKENS
+from autoclave.evaluation.utility import encode_references, read_references
 from autoclave.hashing import file_sha256
 from autoclave.modelling.adapters import resolve_target_modules
 from service.jobs.states import Stage
@@ -37,10 +38,11 @@ def prepare(attempt: Attempt) -> StageFinished:
             max_line_bytes=order.max_line_bytes,
         )
     if order.validation_file is not None:
+        most = attempt.profile.evaluate.max_prompts
         with data_errors_of(order.validation_file, "validation_file"):
-            read_references(
-                attempt.dataset(order.validation_file), max_examples=attempt.profile.evaluate.max_prompts
-            )
+            file = attempt.dataset(order.validation_file)
+            read_references(file, max_examples=most)
+            encode_references(attempt.tokenizer, file, max_examples=most, max_seq_length=MAX_LOSS_TOKENS)
     reporter.check()
     encoded = attempt.training_set()
     if not encoded.examples:
