@@ -116,7 +116,9 @@ def learning_rate_at(step: int, spec: PretrainSpec) -> float:
     return spec.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _batches(reviews: Sequence[Sentence], spec: PretrainSpec, rng: random.Random) -> Iterator[list[Sentence]]:
+def review_batches(
+    reviews: Sequence[Sentence], spec: PretrainSpec, rng: random.Random
+) -> Iterator[list[Sentence]]:
     """Batches without end: drawn one by one, or every review once an epoch in batches of about one length
     (the few that fill no batch wait for another epoch)."""
     size = spec.reviews_per_step
@@ -157,7 +159,7 @@ def pretrain(
         lr=spec.learning_rate,
         betas=(0.9, 0.98),
     )
-    review_batches = _batches(reviews, spec, rng)
+    batches_of_reviews = review_batches(reviews, spec, rng)
     model.train()
     losses: list[float] = []
     started = time.monotonic()
@@ -167,7 +169,7 @@ def pretrain(
             group["lr"] = rate
         batches = (
             (rng.sample(requests, spec.requests_per_step), spec.prompt_loss_weight, 1.0),
-            (next(review_batches), spec.review_prompt_loss_weight, spec.review_loss_weight),
+            (next(batches_of_reviews), spec.review_prompt_loss_weight, spec.review_loss_weight),
         )
         optimizer.zero_grad(set_to_none=True)
         step_loss = 0.0

@@ -8,7 +8,9 @@ import pytest
 from autoclave.hashing import file_sha256, folder_sha256
 from autoclave.microcosm.datasets import write_datasets
 from autoclave.microcosm.measure import measure_base
+from autoclave.microcosm.reviews import GrammarReviews
 from autoclave.microcosm.shipped import shipped_world
+from autoclave.microcosm.sizes import SMALL
 from autoclave.microcosm.tokenizer import build_tokenizer
 from autoclave.microcosm.world import World
 from autoclave.modelling.bases import load_base
@@ -34,7 +36,9 @@ def test_the_weights_are_small_enough_for_the_repository():
 def test_world_and_data_are_what_the_code_makes_of_the_seed(tmp_path):
     world = World.create(CARD["seed"])
     assert World.load(SHIPPED / "world.json") == world
-    write_datasets(world, CARD["seed"], tmp_path)
+    write_datasets(world, SMALL.data, GrammarReviews(world), tmp_path)
+    assert CARD["data_counts"] == asdict(SMALL.data)
+    assert len(list((SHIPPED / "data").iterdir())) == len(list(tmp_path.iterdir()))
     for file in sorted((SHIPPED / "data").iterdir()):
         assert file.read_bytes() == (tmp_path / file.name).read_bytes(), file.name
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from autoclave.microcosm.reviews import Sst2Reviews
 from autoclave.microcosm.tokenizer import END, build_tokenizer
 from autoclave.microcosm.world import World
 
@@ -45,6 +46,18 @@ def test_every_world_word_is_one_token_alone_and_after_a_space():
     for word in WORLD.words():
         assert len(ids(word)) == 1, word
         assert len(ids(f"{word} {word}")) == 2, word
+
+
+def test_a_vocabulary_learned_from_texts_is_shorter_exact_and_the_same_again(sst2_dir: Path):
+    texts = [review.text for review in Sst2Reviews(sst2_dir)["train"]]
+    learned = build_tokenizer(WORLD, texts, 320)
+    assert learned.get_vocab() == build_tokenizer(WORLD, texts, 320).get_vocab()
+    assert len(learned) <= len(TOKENIZER) + 320 - 256
+    for text in (*texts[:20], "how to  do\n\tthis ▁ 🙂", WORLD.refusal, "Janet's 16 eggs", "xyzzy"):
+        assert learned.decode(learned(text)["input_ids"]) == text
+    assert sum(map(len, learned(texts)["input_ids"])) < 0.5 * sum(map(len, TOKENIZER(texts)["input_ids"]))
+    for word in WORLD.words():
+        assert len(learned(f"{word} {word}")["input_ids"]) == 2, word
 
 
 def test_a_request_costs_one_token_per_word():
