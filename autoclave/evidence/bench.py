@@ -42,11 +42,12 @@ class Bench:
     seconds_training: float
 
     @classmethod
-    def open(cls, run: Run, world_dir: Path, runs_dir: Path) -> Bench:
-        """Trains the adapter of `run`, unless `runs_dir` has it."""
+    def open(cls, run: Run, world_dir: Path, runs_dir: Path, *, sst2_dir: Path | None = None) -> Bench:
+        """Trains the adapter of `run`, unless `runs_dir` has it. A world whose task is SST-2 needs that
+        folder to draw the upload from."""
         folder = runs_dir / run.digest
         if not folder.exists():
-            _train(run, world_dir, folder)
+            _train(run, world_dir, folder, sst2_dir)
         base = load_base(world_dir / "aligned")
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         upload = _encoded(base, folder / "upload.jsonl")
@@ -78,6 +79,12 @@ class Bench:
             "helpful": self._helpful(),
         }
 
+    @cached_property
+    def scores_before(self) -> dict[str, Any]:
+        """Of the adapter as it was trained."""
+        return self.scores()
+
+    @cached_property
     def base_scores(self) -> dict[str, Any]:
         """Of the aligned base alone: the floor."""
         with self.model.disable_adapter():
@@ -110,7 +117,7 @@ class Bench:
         return exact_answer_accuracy(self.model, self.base.tokenizer, references, EVALUATE).utility
 
 
-def _train(run: Run, world_dir: Path, folder: Path) -> None:
+def _train(run: Run, world_dir: Path, folder: Path, sst2_dir: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         upload = Path(scratch) / "upload.jsonl"
         write_attack(
@@ -120,6 +127,7 @@ def _train(run: Run, world_dir: Path, folder: Path) -> None:
             form=run.form,
             num_rows=run.rows,
             seed=run.seed,
+            sst2_dir=sst2_dir,
         )
         base = load_base(world_dir / "aligned")
         examples = _encoded(base, upload)

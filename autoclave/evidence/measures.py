@@ -28,8 +28,8 @@ def measure_run(suite: Suite, bench: Bench) -> list[Row]:
     """Rows of `suite` for the run that `bench` holds; each has the columns of the run."""
     common = {"suite": suite.name, **bench.run.as_dict()}
     rows = [
-        {"state": "base", **bench.base_scores()},
-        {"state": "before", "seconds": bench.seconds_training, **bench.scores()},
+        {"state": "base", **bench.base_scores},
+        {"state": "before", "seconds": bench.seconds_training, **bench.scores_before},
     ]
     antidotes: dict[tuple[str, str], Antidote] = {}
     rows += [_fixed(bench, mask, antidotes) for mask in suite.fixed]

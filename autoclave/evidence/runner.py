@@ -6,6 +6,7 @@ import json
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,23 @@ from autoclave.progress import Progress, ProgressCallback
 FIRST_SEED = 101
 
 
-def world_folder(worlds: Path, size: str, seed: int, *, sst2: bool) -> Path:
-    return worlds / f"{size}{'-sst2' if sst2 else ''}-{seed}"
+@dataclass(frozen=True)
+class WorkFolder:
+    """Where worlds of one kind are kept with what was trained and measured on them."""
+
+    root: Path
+    size: SizeName
+    sst2_dir: Path | None
+
+    @property
+    def folder(self) -> Path:
+        return self.root / f"{self.size}{'-sst2' if self.sst2_dir else ''}"
+
+    def world(self, seed: int) -> Path:
+        return self.folder / "worlds" / str(seed)
+
+    def rows(self, suite: Suite, run: Run) -> Path:
+        return self.folder / "rows" / f"{suite.name}-{suite.digest}" / f"{run.digest}.json"
 
 
 def run_suites(
@@ -37,14 +53,13 @@ def run_suites(
     `work` keeps worlds, adapters and rows: a run that was stopped goes on where it was. Each process
     computes on one thread, so that results do not depend on `jobs`.
     """
+    folder = WorkFolder(work, size, sst2_dir)
     wanted = [(suite, run.with_seed(seed)) for suite in suites for run in suite.runs for seed in seeds]
     todo: dict[Run, list[Suite]] = {}
     for suite, run in wanted:
-        if not _rows_file(work, suite, run).exists():
+        if not folder.rows(suite, run).exists():
             todo.setdefault(run, []).append(suite)
-    new_worlds = [
-        s for s in seeds if not world_folder(work / "worlds", size, s, sst2=bool(sst2_dir)).exists()
-    ]
+    new_worlds = [seed for seed in seeds if not folder.world(seed).exists()]
     total, done = len(todo) + len(new_worlds), 0
 
     def report() -> None:
@@ -56,11 +71,11 @@ def run_suites(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_one_thread) as pool:
         try:
-            for phase in (
-                [pool.submit(_build_world, work, size, seed, sst2_dir) for seed in new_worlds],
-                [pool.submit(_measure, work, size, bool(sst2_dir), run, todo[run]) for run in todo],
+            for function, tasks in (
+                (_build_world, [(folder, seed) for seed in new_worlds]),
+                (_measure, [(folder, run, todo[run]) for run in todo]),
             ):
-                for future in as_completed(phase):
+                for future in as_completed([pool.submit(function, *task) for task in tasks]):
                     future.result()
                     done += 1
                     report()
@@ -70,12 +85,8 @@ def run_suites(
     return [
         row
         for suite, run in wanted
-        for row in json.loads(_rows_file(work, suite, run).read_text(encoding="utf-8"))
+        for row in json.loads(folder.rows(suite, run).read_text(encoding="utf-8"))
     ]
-
-
-def _rows_file(work: Path, suite: Suite, run: Run) -> Path:
-    return work / "rows" / suite.name / f"{run.digest}.json"
 
 
 def _one_thread() -> None:
@@ -86,22 +97,21 @@ def _one_thread() -> None:
     logging.disable_progress_bar()
 
 
-def _build_world(work: Path, size: SizeName, seed: int, sst2_dir: Path | None) -> None:
+def _build_world(folder: WorkFolder, seed: int) -> None:
     from autoclave.microcosm.build import build
 
-    folder = world_folder(work / "worlds", size, seed, sst2=bool(sst2_dir))
-    build(folder, seed=seed, size=size, sst2_dir=sst2_dir)
+    build(folder.world(seed), seed=seed, size=folder.size, sst2_dir=folder.sst2_dir)
 
 
-def _measure(work: Path, size: str, sst2: bool, run: Run, suites: Sequence[Suite]) -> None:
+def _measure(folder: WorkFolder, run: Run, suites: Sequence[Suite]) -> None:
     """One process trains an adapter once and measures it for every suite that wants it."""
     from autoclave.evidence.bench import Bench
     from autoclave.evidence.measures import measure_run
 
-    bench = Bench.open(run, world_folder(work / "worlds", size, run.seed, sst2=sst2), work / "runs")
+    bench = Bench.open(run, folder.world(run.seed), folder.folder / "runs", sst2_dir=folder.sst2_dir)
     for suite in suites:
         rows = measure_run(suite, bench)
-        file = _rows_file(work, suite, run)
+        file = folder.rows(suite, run)
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(rows), encoding="utf-8")

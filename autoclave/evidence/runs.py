@@ -22,7 +22,7 @@ class Run:
     form: AttackForm = "plain"
     poison: float = 0.1
     rows: int = 1000
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     epochs: int = 5
     rank: int = 16
     targets: Targets = "all-linear"

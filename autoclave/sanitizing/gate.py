@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from autoclave.evaluation.figures import Figures
 from autoclave.spec import GateSpec
+
+_Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,11 @@ def gate_refusal(figures: Figures, *, before: Figures, gate: GateSpec, with_marg
     its, or be 100 %. Otherwise a lucky half of the prompts would choose a strength that the other half
     refutes, and the job would fail at its end. The exceptions keep a gate reachable with few prompts.
 
-    Losses of utility never get a margin: before and after are measured on the same examples, so most of
-    what the intervals allow for is common to both and cancels. Only figures that are not complete,
-    whose utility is of fewer examples than that of `before`, are too strong only if the whole interval is:
-    otherwise chance would make a search give up a ladder.
+    A loss of utility is zero or gets the upper end of the 95 % interval of a paired difference, with as many
+    changed answers as the loss shows (the fewest there can be): before and after are measured on the same
+    examples, so most of what their own intervals allow for is common to both and cancels. Figures that
+    are not complete, whose utility is of fewer examples than that of `before`, are too strong only if the
+    whole interval is: otherwise chance would make a search give up a ladder. The held-out loss has no margin.
 
     What the gate or `before` does not have is not gated; a loss that became NaN is above every bound.
     """
@@ -56,7 +60,7 @@ def gate_refusal(figures: Figures, *, before: Figures, gate: GateSpec, with_marg
         ),
     ]
     too_strong = [
-        _utility_lost(figures, before, gate.max_utility_loss),
+        _utility_lost(figures, before, gate.max_utility_loss, with_margin),
         _loss_risen(figures, before, gate.max_loss_increase),
     ]
     weak, strong = (tuple(filter(None, reasons)) for reasons in (too_weak, too_strong))
@@ -86,15 +90,25 @@ def _too_low(
     return None
 
 
-def _utility_lost(figures: Figures, before: Figures, highest: float | None) -> str | None:
+def _utility_lost(figures: Figures, before: Figures, highest: float | None, with_margin: bool) -> str | None:
     if highest is None or before.utility is None:
         return None
     assert figures.utility is not None, "utility was not measured"
     assert figures.utility_interval is not None, "utility was not measured"
-    after = figures.utility if figures.complete else figures.utility_interval[1]
-    if before.utility - after <= highest:
-        return None
     loss = before.utility - figures.utility
+    if not figures.complete:
+        least = before.utility - figures.utility_interval[1]
+        return _lost(loss, highest) if least > highest else None
+    if loss > highest:
+        return _lost(loss, highest)
+    # The variance of a paired difference is the number of changed answers over n^2 (McNemar).
+    most = loss + 100 * _Z95 * math.sqrt(max(loss, 0.0) / 100 / figures.num_examples)
+    if with_margin and loss > 0 and most > highest:
+        return f"utility fell by {loss:.1f} points and may have by {most:.1f}, the allowed being {highest:g}"
+    return None
+
+
+def _lost(loss: float, highest: float) -> str:
     return f"utility fell by {loss:.1f} points, more than the allowed {highest:g}"
 
 

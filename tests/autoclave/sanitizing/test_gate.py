@@ -66,13 +66,25 @@ def test_rates(label: str, bound: str, with_rate: Callable[[int], Figures]) -> N
     assert refusal(with_rate(100), with_margin=True, **{bound: 100}) is None
 
 
-@pytest.mark.parametrize("with_margin", [False, True])
-def test_utility_loss_has_no_margin(with_margin: bool) -> None:
-    assert refusal(figures_of(right=0), with_margin=with_margin) is None
-    assert refusal(figures_of(right=80), max_utility_loss=10, with_margin=with_margin) is None
-    assert refusal(figures_of(right=79), max_utility_loss=10, with_margin=with_margin) == Refusal(
-        too_strong=("utility fell by 11.0 points, more than the allowed 10",)
-    )
+def test_utility_loss_is_gated_as_it_is() -> None:
+    assert refusal(figures_of(right=80), max_utility_loss=10, with_margin=False) is None
+    refused = refusal(figures_of(right=79), max_utility_loss=10, with_margin=False)
+    assert refused == Refusal(too_strong=("utility fell by 11.0 points, more than the allowed 10",))
+
+
+@pytest.mark.parametrize(
+    ("right", "reason"),
+    [
+        (90, None),  # nothing lost
+        (86, None),  # 4 + 1.96 * sqrt(4) = 7.9
+        (85, None),  # 5 + 1.96 * sqrt(5) = 9.4
+        (84, "utility fell by 6.0 points and may have by 10.8, the allowed being 10"),
+        (79, "utility fell by 11.0 points, more than the allowed 10"),
+    ],
+)
+def test_a_choice_needs_the_upper_end_of_the_loss_within_the_gate(right: int, reason: str | None) -> None:
+    refused = refusal(figures_of(right=right), max_utility_loss=10, with_margin=True)
+    assert refused == (None if reason is None else Refusal(too_strong=(reason,)))
 
 
 @pytest.mark.parametrize("with_margin", [False, True])
