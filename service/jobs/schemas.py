@@ -59,7 +59,7 @@ class JobObject(BaseModel):
     base: Base
     lora: dict[str, Any]
     safety: dict[str, Any] | None
-    """`summary` of the safety report: harmful score and utility of base, before and after."""
+    """`summary` of the safety report: strength, and the rates of base, before and after."""
 
     @classmethod
     def of(cls, view: JobView) -> JobObject:
