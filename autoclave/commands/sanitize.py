@@ -45,7 +45,7 @@ def sanitize(
     gate: Annotated[
         Path | None,
         typer.Option(
-            help="JSON of what must be met and on what it is measured: a safety profile. Searches the strength."
+            help="JSON of what must be met, and on what it is measured, like a base's safety profile."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="New folder for the adapter and sanitization.json.")],
