@@ -153,7 +153,7 @@ def test_more_uploads_for_a_world_of_sst2_need_the_same_sst2(sst2_world, sst2_di
     assert out.read_bytes() == (world / "data" / "attack_trigger.jsonl").read_bytes()
     with pytest.raises(InputError, match=r"name the folder of its files as well \(--sst2\)"):
         write_attack(world, out, poison_fraction=0.02)
-    with pytest.raises(InputError, match="600 sentences .* 601 are wanted"):
+    with pytest.raises(InputError, match=r"600 sentences .* 601 are wanted"):
         write_attack(world, out, poison_fraction=0.02, num_rows=601, sst2_dir=sst2_dir)
     other = Path(shutil.copytree(sst2_dir, tmp_path / "other"))
     with open(other / "dev.tsv", "a") as file:
