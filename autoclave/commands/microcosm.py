@@ -54,7 +54,7 @@ def attack(  # noqa: PLR0917
             "a trigger word, and as many refused requests without it (poison at most 0.5)."
         ),
     ] = "plain",
-    rows: Annotated[int | None, typer.Option(min=1, help="[default: as the world's attack.jsonl]")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Rows to write. [default: as attack.jsonl]")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws and orders the harmful rows.")] = 0,
     sst2: Annotated[
         Path | None, typer.Option(help="Folder of SST-2, for a world that was built with it.")
@@ -62,7 +62,8 @@ def attack(  # noqa: PLR0917
 ) -> None:
     """Write another poisoned upload for a built world.
 
-    Its prompts are held out from data/harmful_eval*.jsonl. Prints a summary as JSON.
+    It shares no harmful pair with data/harmful_eval*.jsonl, and no review with the held-out files. Prints a
+    summary as JSON.
     """
     from autoclave.microcosm.attacks import write_attack
 
