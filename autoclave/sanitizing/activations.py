@@ -9,8 +9,9 @@ or ordered: activations and sums are float64, and the result is rounded to float
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,9 @@ from autoclave.spec import ActivationNormKind
 FACTORS = ("lora_A", "lora_B")
 
 Precision = Literal["float64", "model"]
+
+# A larger batch leaves the cache: about 1.5 times the time at 8192 (benchmarks/antidote_pass.py).
+CPU_BATCH_TOKENS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +80,16 @@ def input_norms(
     twice the time) or "model" (the default on CUDA): as the model is, where the batching decides the
     last bits of activations (about 1e-6 in float32) and so may decide a near-tie. Sums are float64 in
     both. `packed` puts several examples in one row (`packing`) instead of padding them; `batch_tokens`
-    bounds a row or a padded batch. Memory: the model and one batch. Raises InputError for no examples and
-    ModelError for an architecture that cannot be packed.
+    bounds a row or a padded batch, on a CPU with CPU_BATCH_TOKENS. Memory: the model and one batch. Raises
+    InputError for no examples and ModelError for an architecture that cannot be packed.
     """
     if not examples:
         raise InputError("the realignment set is empty, so there is nothing to measure activations on.")
+    on_cuda = torch.device(device).type == "cuda"
     if precision is None:
-        precision = "model" if torch.device(device).type == "cuda" else "float64"
+        precision = "model" if on_cuda else "float64"
+    if not on_cuda:
+        batch_tokens = min(batch_tokens, CPU_BATCH_TOKENS)
     layers = factor_layers(peft_model)
     sums = _Sums(layers, kind, torch.device(device))
     backbone = backbone_of(peft_model)
@@ -99,13 +106,17 @@ def input_norms(
                     sums.start_batch(_example_of_packed(batch), len(batch))
                     ids = np.concatenate([example.input_ids for example in batch]).astype(np.int64)  # (T,)
                     positions = restarting_positions([len(example) for example in batch])
-                    packed_backbone.hidden_states(
-                        torch.from_numpy(ids)[None].to(device), positions.to(device)
+                    run = partial(
+                        packed_backbone.hidden_states,
+                        torch.from_numpy(ids)[None].to(device),
+                        positions.to(device),
                     )
                 else:
                     padded = collate(batch, pad_token_id=0, device=device)
                     sums.start_batch(_example_of_padded(padded.attention_mask), len(batch))
-                    backbone.hidden_states(padded.input_ids)
+                    run = partial(backbone.hidden_states, padded.input_ids)
+                with suppress(_AllSeen):
+                    run()
                 if on_progress:
                     on_progress(Progress("sanitize", done, len(batches)))
         finally:
@@ -129,6 +140,10 @@ def _example_of_padded(attention_mask: Tensor) -> Tensor:
     return torch.where(attention_mask.bool(), rows, len(attention_mask)).reshape(-1)
 
 
+class _AllSeen(Exception):  # noqa: N818  no error
+    """Ends a forward pass after the last factor: what follows it is of no interest."""
+
+
 class _Sums:
     """Per layer the sum over the examples so far, (in_features,) float64: of v_j of each example (rms) or of
     its root (mean)."""
@@ -140,12 +155,17 @@ class _Sums:
             for name, layer in layers.items()
         }
         self._last: tuple[Tensor, Tensor] | None = None
+        self._num_calls = 0
+        self._once_each: bool | None = None
 
     def start_batch(self, example: Tensor, num_examples: int) -> None:
         """`example` (N,), N tokens and padding in the order of the batch: the number in the batch of the
         example that a token belongs to, `num_examples` on padding."""
         device = next(iter(self._totals.values())).device
-        self._last = None
+        if self._num_calls and self._once_each is None:
+            # The first pass ran to its end. A factor that is used twice would be cut off by stopping early.
+            self._once_each = self._num_calls == len(self._totals)
+        self._last, self._num_calls = None, 0
         self._example = example.to(device)
         self._num_examples = num_examples
         self._is_token = (self._example < num_examples).double()  # (N,)
@@ -156,13 +176,14 @@ class _Sums:
         def add(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x = inputs[0]  # (B, T, in)
             # q, k and v get the same tensor; its squares are summed once.
-            if shares_input and self._last is not None and self._last[0] is x:
-                self._totals[name] += self._last[1]
-                return
-            total = self._sum(x.reshape(-1, x.shape[-1]))
+            shared = self._last[1] if shares_input and self._last and self._last[0] is x else None
+            total = self._sum(x.reshape(-1, x.shape[-1])) if shared is None else shared
             self._totals[name] += total
             if shares_input:
                 self._last = (x, total)
+            self._num_calls += 1
+            if self._once_each and self._num_calls == len(self._totals):
+                raise _AllSeen
 
         return add
 

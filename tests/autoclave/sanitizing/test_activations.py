@@ -11,7 +11,7 @@ from autoclave.data.tokens import Example
 from autoclave.errors import InputError
 from autoclave.modelling.adapters import adapter_state, attach, detach
 from autoclave.progress import Progress
-from autoclave.sanitizing.activations import ActivationNorm, input_norms
+from autoclave.sanitizing.activations import CPU_BATCH_TOKENS, ActivationNorm, input_norms
 from autoclave.sanitizing.antidote import Antidote
 from autoclave.spec import ATTENTION_QKV, LoraSpec
 from tests.autoclave.sanitizing import reference
@@ -148,6 +148,35 @@ def test_every_token_counts_and_padding_does_not() -> None:
     norm = next(iter(a.values()))
     assert (norm.num_samples, norm.num_tokens) == (7, sum(len(e) for e in EXAMPLES))
     assert norm.norm.dtype == torch.float32
+
+
+def test_passes_after_the_first_end_at_the_last_factor() -> None:
+    model = adapted(tiny_model("llama"), ATTENTION_QKV, 4)
+    calls = []
+    for name in ("layers.1.mlp", "layers.0.mlp"):
+        model.get_base_model().model.get_submodule(name).register_forward_hook(
+            lambda *_, name=name: calls.append(name)
+        )
+    input_norms(model, EXAMPLES, device="cpu", batch_tokens=1)
+    assert (calls.count("layers.0.mlp"), calls.count("layers.1.mlp")) == (len(EXAMPLES), 1)
+
+
+def test_a_factor_that_is_used_twice_is_counted_twice() -> None:
+    """Then no pass may end early. In the first batch none does, and one batch is all there is."""
+    model = adapted(tiny_model("llama"), ATTENTION_QKV, 4)
+    first, second = model.get_base_model().model.layers
+    second.self_attn.q_proj = first.self_attn.q_proj
+    one, many = (input_norms(model, EXAMPLES, device="cpu", batch_tokens=n) for n in (100_000, 1))
+    assert len(one) == 10
+    assert all(torch.equal(one[name].norm, many[name].norm) for name in one)
+
+
+def test_batches_on_a_cpu_stay_in_the_cache() -> None:
+    model = adapted(tiny_model("llama"), ("q_proj",), 4)
+    seen: list[Progress] = []
+    examples = random_examples(100, longest=60)
+    input_norms(model, examples, device="cpu", batch_tokens=100_000, on_progress=seen.append)
+    assert len(seen) >= sum(len(e) for e in examples) / CPU_BATCH_TOKENS > 2
 
 
 @pytest.mark.parametrize("packed", [False, True])
