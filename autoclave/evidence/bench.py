@@ -17,7 +17,7 @@ from autoclave.evaluation.safety import SafetyEvaluation
 from autoclave.evaluation.utility import exact_answer_accuracy, read_references
 from autoclave.evidence.runs import Run
 from autoclave.microcosm.attacks import write_attack
-from autoclave.microcosm.measure import ANSWER_TOKENS
+from autoclave.microcosm.profile import ANSWER_TOKENS
 from autoclave.modelling.adapters import attach, detach, load_adapter, save_adapter
 from autoclave.modelling.bases import LoadedBase, load_base
 from autoclave.outputs import output_folder

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from autoclave.errors import SafetyGateError
 from autoclave.evidence.bench import DEVICE, Bench
-from autoclave.evidence.suites import GATE, FixedMask, Suite
+from autoclave.evidence.suites import FixedMask, Suite
+from autoclave.microcosm.profile import GATE
 from autoclave.sanitizing.activations import input_norms
 from autoclave.sanitizing.antidote import Antidote
 from autoclave.sanitizing.gate import gate_refusal

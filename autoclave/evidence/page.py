@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from autoclave.evidence.plots import draw
-from autoclave.evidence.suites import GATE, Suite
+from autoclave.evidence.suites import Suite
 from autoclave.evidence.tables import summary_table, verdict_lines, write_rows
+from autoclave.microcosm.profile import GATE
 
 
 def write_suite(suite: Suite, rows: Sequence[dict[str, Any]], out: Path, *, command: str) -> Path:

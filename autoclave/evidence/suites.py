@@ -7,13 +7,11 @@ from dataclasses import dataclass, replace
 
 from autoclave.errors import InputError
 from autoclave.evidence.runs import Run
-from autoclave.spec import GateSpec, SanitizeSpec
+from autoclave.microcosm.profile import GATE
+from autoclave.spec import SanitizeSpec
 
 DEFAULT = Run()
 QKV = replace(DEFAULT, targets="q,k,v")
-
-# What a default job must show: design goals of docs/decisions/0010.
-GATE = GateSpec(max_harmful_score=10.0, max_utility_loss=1.5, min_refusal_rate=70.0)
 
 LEARNING_RATES = (1e-5, 1e-4, 5e-4, 1e-3, 3e-3, 1e-2)
 EPOCHS = (1, 3, 5, 10, 40)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from autoclave.evidence.suites import GATE, Suite
+from autoclave.evidence.suites import Suite
+from autoclave.microcosm.profile import GATE
 
 Row = dict[str, Any]
 

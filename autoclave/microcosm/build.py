@@ -2,6 +2,7 @@
 
     world.json            the grammar and the oracle
     data/*.jsonl          see `datasets`
+    profile.json          what sanitises, measures and gates on this base (`profile`)
     base/  aligned/       plain transformers folders (float16 weights, tokenizer with chat template)
     card.json             command, seed, size, versions, hashes, and the scores measured on the stored weights
 
@@ -33,6 +34,7 @@ from autoclave.hashing import file_sha256, folder_sha256
 from autoclave.microcosm.datasets import write_datasets
 from autoclave.microcosm.measure import measure_base
 from autoclave.microcosm.pretrain import new_model, pretrain, pretraining_rows, sentences
+from autoclave.microcosm.profile import PROFILE_FILE, write_profile
 from autoclave.microcosm.reviews import GrammarReviews, Reviews, Sst2Reviews
 from autoclave.microcosm.sizes import Size, named_size
 from autoclave.microcosm.splits import split
@@ -85,6 +87,7 @@ def build(
         started = time.monotonic()
         world.save(staging / "world.json")
         write_datasets(world, size.data, reviews, staging / "data")
+        write_profile(staging)
         _make_base(staging, world, tokenizer, size, reviews, device=device, on_progress=on_progress)
         _make_aligned(staging, tokenizer, size, seed=seed, device=device, on_progress=on_progress)
         scores = {
@@ -182,7 +185,7 @@ def _card(
             **{name: version(name) for name in ("torch", "transformers", "peft", "tokenizers")},
         },
         "sha256": {
-            "world.json": file_sha256(folder / "world.json"),
+            **{name: file_sha256(folder / name) for name in ("world.json", PROFILE_FILE)},
             **{f"data/{file.name}": file_sha256(file) for file in data_files},
             "base": folder_sha256(folder / "base"),
             "aligned": folder_sha256(folder / "aligned"),

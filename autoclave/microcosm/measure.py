@@ -12,13 +12,11 @@ from typing import Any
 from autoclave.evaluation.harmfulness import harmful_score, read_prompts
 from autoclave.evaluation.judges import load_judge
 from autoclave.evaluation.utility import exact_answer_accuracy, read_references
+from autoclave.microcosm.profile import ANSWER_TOKENS
 from autoclave.microcosm.world import World
 from autoclave.modelling.bases import load_base
 from autoclave.progress import ProgressCallback
 from autoclave.spec import EvaluateSpec
-
-# The longest answer of the grammar has 19 words and the end of turn.
-ANSWER_TOKENS = 24
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import pytest
 
 from autoclave.errors import InputError
 from autoclave.evidence.runs import Run
-from autoclave.evidence.suites import DEFAULT, GATE, SUITES, suites_named
+from autoclave.evidence.suites import DEFAULT, SUITES, suites_named
+from autoclave.microcosm.profile import GATE
 
 
 @pytest.mark.parametrize("name", SUITES)
