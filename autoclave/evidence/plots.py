@@ -5,14 +5,23 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from autoclave.errors import InputError
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
 from autoclave.evidence.suites import Suite
 from autoclave.evidence.tables import layer_of
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+mpl.use("Agg")
+# Without the salt every run would write other ids into the SVG.
+mpl.rcParams |= {
+    "svg.hashsalt": "autoclave",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 Row = dict[str, Any]
 
@@ -24,21 +33,7 @@ _LABELS = {"learning_rate": "learning rate", "poison": "harmful share of the upl
 
 
 def draw(suite: Suite, rows: Sequence[Row], folder: Path) -> list[Path]:
-    """PNG and SVG files for the suite; returns the PNGs. Raises InputError without matplotlib."""
-    try:
-        import matplotlib as mpl
-    except ModuleNotFoundError as error:
-        raise InputError(
-            "plots need matplotlib; install it with: pip install 'autoclave[evidence]'"
-        ) from error
-    mpl.use("Agg")
-    # Otherwise every run writes other ids and dates into the SVG.
-    mpl.rcParams |= {
-        "svg.hashsalt": "autoclave",
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
+    """PNG and SVG files for the suite; returns the PNGs."""
     if suite.overlap_alphas:
         return [_overlap_plot(suite, rows, folder)]
     return [_panels(suite, x, list(rows), folder) for x in _horizontal(suite)]
@@ -54,8 +49,6 @@ def _horizontal(suite: Suite) -> list[str]:
 
 def _panels(suite: Suite, x: str, rows: list[Row], folder: Path) -> Path:
     """One column of two panels for each kind of target (and each rule's norm is a series of its own)."""
-    from matplotlib import pyplot as plt
-
     rows = _comparable(suite, x, rows)
     facets = list(dict.fromkeys(row["targets"] for row in rows)) if x != "setting" else [None]
     figure, axes = plt.subplots(
@@ -131,8 +124,6 @@ def _series_name(row: Row) -> str:
 
 
 def _overlap_plot(suite: Suite, rows: Sequence[Row], folder: Path) -> Path:
-    from matplotlib import pyplot as plt
-
     overlaps = [row for row in rows if row["state"] == "overlap"]
     factors = ("lora_A", "lora_B")
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.4), sharey=True)
@@ -158,8 +149,6 @@ def _overlap_plot(suite: Suite, rows: Sequence[Row], folder: Path) -> Path:
 
 
 def _save(figure: Any, folder: Path, name: str) -> Path:
-    from matplotlib import pyplot as plt
-
     figure.tight_layout()
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     png = folder / f"{name}.png"

@@ -92,6 +92,7 @@ def build_sanitizer(
         rule=spec.rule,
         kind=spec.norm,
         batch_tokens=batch_tokens,
+        on_progress=on_progress,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from autoclave.data.tokens import Example
+from autoclave.progress import ProgressCallback
 from autoclave.sanitizing.activations import ActivationNorm, input_norms
 from autoclave.sanitizing.masks import select
 from autoclave.sanitizing.projection import Projection
@@ -37,10 +38,12 @@ class Pipeline(Sanitizer):
         rule: MaskRule = "row",
         kind: ActivationNormKind = "rms",
         batch_tokens: int = 8192,
+        on_progress: ProgressCallback | None = None,
     ) -> None:
         super().__init__(peft_model)
         self._model, self.projection, self._harmful = peft_model, projection, harmful
         self._device, self._rule, self._kind, self._batch_tokens = device, rule, kind, batch_tokens
+        self._on_progress = on_progress
         self._norms: dict[float, dict[str, ActivationNorm]] = {}
 
     @torch.no_grad()
@@ -59,13 +62,13 @@ class Pipeline(Sanitizer):
     def norms(self, mu: float) -> dict[str, ActivationNorm]:
         """What flows into the factors of the projected adapter on the realignment set."""
         if mu not in self._norms:
-            self.projection.apply(Strength(mu=mu))
-            self._norms[mu] = input_norms(
-                self._model,
-                self._harmful,
-                device=self._device,
-                kind=self._kind,
-                batch_tokens=self._batch_tokens,
-            )
-            self.projection.restore()
+            with self.projection.applied(Strength(mu=mu)):
+                self._norms[mu] = input_norms(
+                    self._model,
+                    self._harmful,
+                    device=self._device,
+                    kind=self._kind,
+                    batch_tokens=self._batch_tokens,
+                    on_progress=self._on_progress,
+                )
         return self._norms[mu]
