@@ -123,8 +123,14 @@ def test_sanitize_says_what_is_wrong_once(
         ((*command, *realign, "--alpha", 0.1, "--gate", gates / "met.json"), "both were given"),
         ((*command, *realign, "--gate", gates / "met.json"), "(--user-data FILE)"),
         ((*command, *antidote, "--alpha", 0.1), "no realignment set: give --realign FILE"),
-        ((*command, *realign, *antidote, "--alpha", 1.5), "alphas.0: Input should be less than 1 (got 1.5)"),
-        ((*command, *realign, *antidote, "--alpha", 0), "alphas.0: Input should be greater than 0 (got 0.0)"),
+        (
+            (*command, *realign, *antidote, "--alpha", 1.5),
+            "alpha is the pruned fraction and must be above 0 and below 1, got 1.5",
+        ),
+        (
+            (*command, *realign, *antidote, "--alpha", 0),
+            "alpha is the pruned fraction and must be above 0 and below 1, got 0",
+        ),
         ((*command, *realign, "--method", "magnitude", "--alpha", 0.1), "method: Input should be 'antidote'"),
         ((*command, *realign, *antidote, "--alpha", 0.1, "--rule", "column"), "rule: Input should be 'row'"),
         ((*command, "--realign", tmp_path / "empty.jsonl", *antidote, "--alpha", 0.1), "is empty"),

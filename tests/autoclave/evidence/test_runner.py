@@ -68,7 +68,7 @@ def test_what_is_done_is_not_done_again(ran) -> None:
     assert shown[-1].total_steps == 1 + 2  # the world, and each adapter once for both suites
     folder = WorkFolder(work, "tiny", None)
     file = folder.rows(SUITE, RUN.with_seed(5))
-    marked = json.loads(file.read_text()) + [{"state": "marker", "suite": "poison"}]
+    marked = [*json.loads(file.read_text()), {"state": "marker", "suite": "poison"}]
     file.write_text(json.dumps(marked))
     again = run_suites([SUITE, OVERLAP], work, seeds=[5], size="tiny")
     assert [row for row in again if row["state"] != "marker"] == rows
