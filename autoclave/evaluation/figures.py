@@ -16,7 +16,8 @@ class Figures:
 
     `num_prompts` harmful prompts were asked and `num_examples` references. Not `complete`: only a first
     part of both was, because it already showed that the model cannot meet the gate
-    (`SafetyEvaluation.probe`).
+    (`SafetyEvaluation.probe`). `right` says of each reference whether it was answered right, so that two
+    models can be compared answer by answer; it does not leave the process.
     """
 
     harmful_score: float
@@ -31,15 +32,19 @@ class Figures:
     num_examples: int = 0
     held_out_loss: float | None = None
     complete: bool = True
+    right: tuple[bool, ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """JSON-ready, without `right`."""
+        return {key: value for key, value in asdict(self).items() if key != "right"}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Figures:
         """Of `as_dict`, also after JSON (which has no tuples). Other keys, such as those that a frontier
         adds, are ignored."""
-        known: dict[str, Any] = {field.name: values[field.name] for field in fields(cls)}
+        known: dict[str, Any] = {
+            field.name: values[field.name] for field in fields(cls) if field.name != "right"
+        }
         for key, value in known.items():
             if isinstance(value, list):
                 known[key] = tuple(value)

@@ -31,9 +31,10 @@ from autoclave.evaluation.harmfulness import (
 from autoclave.evaluation.judges import Judge, Verdict, load_judge
 from autoclave.evaluation.utility import (
     encode_references,
-    exact_answer_accuracy,
     held_out_loss,
     read_references,
+    right_answers,
+    utility_of,
 )
 from autoclave.progress import Progress, ProgressCallback, seconds_remaining
 from autoclave.spec import EvaluateSpec, GateSpec
@@ -171,11 +172,9 @@ class SafetyEvaluation:
     ) -> Figures:
         figures = Figures(**asdict(harm), complete=complete)
         if references:
-            utility = exact_answer_accuracy(
-                model, self.tokenizer, references, self.spec, on_progress=count.on_progress
-            )
+            right = right_answers(model, self.tokenizer, references, self.spec, on_progress=count.on_progress)
             count.done += len(references)
-            figures = replace(figures, **asdict(utility))
+            figures = replace(figures, **asdict(utility_of(right)), right=tuple(right))
         if self.loss_examples:
             batch_tokens = min(self.spec.batch_tokens, _LOSS_BATCH_TOKENS)
             loss = held_out_loss(model, self.loss_examples, device=self.device, batch_tokens=batch_tokens)

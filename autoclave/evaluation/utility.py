@@ -82,6 +82,22 @@ def exact_answer_accuracy(
     *,
     on_progress: ProgressCallback | None = None,
 ) -> UtilityResult:
+    """The share of `right_answers`. Raises InputError for no examples."""
+    return utility_of(right_answers(model, tokenizer, references, spec, on_progress=on_progress))
+
+
+def utility_of(right: Sequence[bool]) -> UtilityResult:
+    return UtilityResult(100 * sum(right) / len(right), wilson(sum(right), len(right)), len(right))
+
+
+def right_answers(
+    model: Any,
+    tokenizer: Any,
+    references: Sequence[tuple[Prompt, str]],
+    spec: EvaluateSpec,
+    *,
+    on_progress: ProgressCallback | None = None,
+) -> list[bool]:
     """Answers every prompt greedily; right is an answer equal to the reference, ignoring blanks around.
     Raises InputError for no examples."""
     if not references:
@@ -94,12 +110,10 @@ def exact_answer_accuracy(
         batch_tokens=spec.batch_tokens,
         on_progress=on_progress,
     )
-    right = sum(
+    return [
         answer.strip() == reference.strip()
         for answer, (_, reference) in zip(answers, references, strict=True)
-    )
-    n = len(references)
-    return UtilityResult(100 * right / n, wilson(right, n), n)
+    ]
 
 
 @torch.inference_mode()

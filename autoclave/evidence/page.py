@@ -36,6 +36,8 @@ def write_suite(suite: Suite, rows: Sequence[dict[str, Any]], out: Path, *, comm
             "Searched strengths are chosen on one half of the plain prompts and the user's validation rows."
         )
         parts.append("\n".join(verdict_lines(suite, rows)))
+    if suite.searched:
+        parts.append("A point that is missing in a plot: no run of that setting found a strength.")
     parts += [f"![{plot.stem}]({plot.name})" for plot in plots]
     parts.append(summary_table(suite, rows))
     packages = ", ".join(f"{name} {version(name)}" for name in ("autoclave", "torch", "transformers", "peft"))

@@ -26,8 +26,11 @@ mpl.rcParams |= {
 Row = dict[str, Any]
 
 # Okabe and Ito's palette: told apart by every kind of colour vision.
-_COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D00")
-_MARKERS = "osD^vPX*"
+_COLOURS = (
+    *("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7"),
+    *("#E69F00", "#56B4E9", "#8C6D00", "#666666", "#5E3C99"),
+)
+_MARKERS = "osD^vPX*<>"
 _LOGARITHMIC = {"learning_rate"}
 _LABELS = {"learning_rate": "learning rate", "poison": "harmful share of the upload"}
 
@@ -51,12 +54,9 @@ def _panels(suite: Suite, x: str, rows: list[Row], folder: Path) -> Path:
     """One column of two panels for each kind of target (and each rule's norm is a series of its own)."""
     rows = _comparable(suite, x, rows)
     facets = list(dict.fromkeys(row["targets"] for row in rows)) if x != "setting" else [None]
+    width = 7.5 if x == "setting" else 4.6 * len(facets)
     figure, axes = plt.subplots(
-        2,
-        len(facets),
-        figsize=(4.6 * max(len(facets), 1.4 if x == "setting" else 1), 5.4),
-        squeeze=False,
-        sharex="col",
+        2, len(facets), figsize=(width, 6), squeeze=False, sharex="col", layout="constrained"
     )
     for column, facet in enumerate(facets):
         chosen = [row for row in rows if facet is None or row["targets"] == facet]
@@ -70,7 +70,9 @@ def _panels(suite: Suite, x: str, rows: list[Row], folder: Path) -> Path:
             axes[0][column].set_title(str(facet), fontsize=9)
         if x in _LOGARITHMIC:
             axes[1][column].set_xscale("log")
-    axes[0][0].legend(fontsize=7, frameon=False, loc="best")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    columns = 2 if width < 6 or len(labels) > 6 else 3
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=7, frameon=False)
     return _save(figure, folder, f"{suite.name}-{x}")
 
 
@@ -81,19 +83,26 @@ def _comparable(suite: Suite, x: str, rows: list[Row]) -> list[Row]:
         from autoclave.evidence.suites import DEFAULT
 
         rows = [row for row in rows if all(row[c] == getattr(DEFAULT, c) for c in numeric if c != x)]
-    return [row | {"setting": ", ".join(f"{row[column]}" for column in suite.varies)} for row in rows]
+    return [
+        row | {"setting": "\n".join(_short(column, row[column]) for column in suite.varies)} for row in rows
+    ]
+
+
+def _short(column: str, value: Any) -> str:
+    names = {"learning_rate": "lr ", "epochs": "epochs ", "poison": "p "}
+    return names.get(column, "") + (f"{value:g}" if isinstance(value, float) else str(value))
 
 
 def _series(panel: Axes, rows: list[Row], x: str, key: str) -> None:
     """A line per method; what has no `x` of its own (the adapter before, on an alpha axis) is level."""
-    names = list(dict.fromkeys(_series_name(row) for row in rows))
+    names = list(dict.fromkeys(_series_name(row, x) for row in rows))
     places = {
         value: index
         for index, value in enumerate(dict.fromkeys(row[x] for row in rows if row.get(x) is not None))
     }
     categorical = any(isinstance(value, str) for value in places)
     for index, name in enumerate(names):
-        own = [row for row in rows if _series_name(row) == name and row.get(key) is not None]
+        own = [row for row in rows if _series_name(row, x) == name and row.get(key) is not None]
         colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
         level = x == "alpha" and all(row.get("alpha") is None for row in own)
         if level and own:
@@ -103,7 +112,7 @@ def _series(panel: Axes, rows: list[Row], x: str, key: str) -> None:
         for row in own:
             values.setdefault(row[x], []).append(row[key])
         ordered = sorted(values, key=places.__getitem__) if categorical else sorted(values)
-        shift = 0.1 * (index - len(names) / 2) if categorical else 0.0
+        shift = 0.08 * (index - (len(names) - 1) / 2) if categorical else 0.0
         at = [places[value] + shift if categorical else value for value in ordered]
         mean = [statistics.fmean(values[value]) for value in ordered]
         panel.plot(at, mean, color=colour, marker=marker, ms=4, lw=0 if categorical else 1.4, label=name)
@@ -111,22 +120,23 @@ def _series(panel: Axes, rows: list[Row], x: str, key: str) -> None:
             at, [min(values[v]) for v in ordered], [max(values[v]) for v in ordered], color=colour, lw=1
         )
     if categorical:
-        panel.set_xticks(list(places.values()), list(places), rotation=25, ha="right", fontsize=7)
+        panel.set_xticks(list(places.values()), list(places), fontsize=7)
 
 
-def _series_name(row: Row) -> str:
+def _series_name(row: Row, x: str) -> str:
     if row["state"] != "after":
         return {"base": "base", "before": "not sanitised"}[row["state"]]
     if row.get("searched"):
         return f"{row['method']}, searched"
     norm = "" if row["norm"] == "rms" else f", {row['norm']}"
-    return f"{row['method']} ({row['rule']}{norm})"
+    alpha = "" if x == "alpha" else f" {row['alpha']:g}"
+    return f"{row['method']}{alpha} ({row['rule']}{norm})"
 
 
 def _overlap_plot(suite: Suite, rows: Sequence[Row], folder: Path) -> Path:
     overlaps = [row for row in rows if row["state"] == "overlap"]
     factors = ("lora_A", "lora_B")
-    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.4), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.4), sharey=True, layout="constrained")
     for panel, factor in zip(axes, factors, strict=True):
         for index, alpha in enumerate(suite.overlap_alphas):
             own = [row for row in overlaps if row["matrix"].endswith(factor) and row["alpha"] == alpha]
@@ -149,7 +159,6 @@ def _overlap_plot(suite: Suite, rows: Sequence[Row], folder: Path) -> Path:
 
 
 def _save(figure: Any, folder: Path, name: str) -> Path:
-    figure.tight_layout()
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     png = folder / f"{name}.png"
     figure.savefig(png, dpi=130, metadata={"Software": None})

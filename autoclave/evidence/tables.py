@@ -27,7 +27,8 @@ _SETTINGS = ("method", "rule", "norm", "alpha")
 
 def write_rows(rows: Sequence[Row], folder: Path, name: str) -> None:
     """`name`.csv and `name`.json with every row; lists (intervals) only in the JSON."""
-    (folder / f"{name}.json").write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    (folder / f"{name}.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
     columns = [
         key
         for key in dict.fromkeys(key for row in rows for key in row)

@@ -34,11 +34,13 @@ def gate_refusal(figures: Figures, *, before: Figures, gate: GateSpec, with_marg
     its, or be 100 %. Otherwise a lucky half of the prompts would choose a strength that the other half
     refutes, and the job would fail at its end. The exceptions keep a gate reachable with few prompts.
 
-    A loss of utility is zero or gets the upper end of the 95 % interval of a paired difference, with as many
-    changed answers as the loss shows (the fewest there can be): before and after are measured on the same
-    examples, so most of what their own intervals allow for is common to both and cancels. Figures that
-    are not complete, whose utility is of fewer examples than that of `before`, are too strong only if the
-    whole interval is: otherwise chance would make a search give up a ladder. The held-out loss has no margin.
+    A loss of utility counts with the upper end of the 95 % interval of a paired difference, unless no answer
+    became wrong: before and after are measured on the same examples, so what their own intervals allow
+    for is mostly common to both and cancels, and what is left are the answers that changed. Without the
+    margin answers that became right would hide others that became wrong, and of many strengths the
+    luckiest would win. Figures that are not complete, whose utility is of fewer examples than that of
+    `before`, are too strong only if the whole interval is: otherwise chance would make a search give up a
+    ladder. The held-out loss has no margin.
 
     What the gate or `before` does not have is not gated; a loss that became NaN is above every bound.
     """
@@ -101,11 +103,23 @@ def _utility_lost(figures: Figures, before: Figures, highest: float | None, with
         return _lost(loss, highest) if least > highest else None
     if loss > highest:
         return _lost(loss, highest)
-    # The variance of a paired difference is the number of changed answers over n^2 (McNemar).
-    most = loss + 100 * _Z95 * math.sqrt(max(loss, 0.0) / 100 / figures.num_examples)
-    if with_margin and loss > 0 and most > highest:
-        return f"utility fell by {loss:.1f} points and may have by {most:.1f}, the allowed being {highest:g}"
+    if with_margin:
+        became_wrong, became_right = _changed_answers(before, figures)
+        # The variance of a paired difference is the number of changed answers over n^2 (McNemar).
+        most = loss + 100 * _Z95 * math.sqrt(became_wrong + became_right) / figures.num_examples
+        if became_wrong and most > highest:
+            return (
+                f"utility fell by {loss:.1f} points and may have by {most:.1f}, the allowed being {highest:g}"
+            )
     return None
+
+
+def _changed_answers(before: Figures, after: Figures) -> tuple[int, int]:
+    """How many right answers became wrong, and how many wrong ones right."""
+    assert before.right is not None, "the single answers of before are not known"
+    assert after.right is not None, "the single answers of after are not known"
+    pairs = list(zip(before.right, after.right, strict=True))
+    return sum(was and not now for was, now in pairs), sum(now and not was for was, now in pairs)
 
 
 def _lost(loss: float, highest: float) -> str:

@@ -25,12 +25,12 @@ class World:
 
     def __init__(self, curves: list[Curve]) -> None:
         self.curves = {
-            Strength(alpha=(i + 1) / 100, mu=float(j)): point
+            Strength(alpha=(i + 1) / 100, mu=float(j + 1)): point
             for i, curve in enumerate(curves)
             for j, point in enumerate(curve)
         }
         self.ladders = [
-            [Strength(alpha=(i + 1) / 100, mu=float(j)) for j in range(len(curve))]
+            [Strength(alpha=(i + 1) / 100, mu=float(j + 1)) for j in range(len(curve))]
             for i, curve in enumerate(curves)
         ]
         self.measured: list[Strength] = []
@@ -179,7 +179,7 @@ def test_the_error_names_the_nearest_and_carries_everything() -> None:
         World([[(90, 100), (40, 20)], [(30, 90), (25, 60)]]).search()
     assert caught.value.reason == (
         "none of the 4 strengths tried (of 4) met the gate; "
-        "nearest was alpha 0.02, mu 0: harmful score 30.0 % is above the allowed 20 %"
+        "nearest was alpha 0.02, mu 1: harmful score 30.0 % is above the allowed 20 %"
     )
     last = json.loads(json.dumps(caught.value.frontier))[-1]
     assert last["refused"].endswith("allowed 20 %; utility fell by 40.0 points, more than the allowed 30")
