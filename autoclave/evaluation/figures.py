@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 Interval = tuple[float, float]
@@ -32,7 +32,7 @@ class Figures:
     num_examples: int = 0
     held_out_loss: float | None = None
     complete: bool = True
-    right: tuple[bool, ...] | None = None
+    right: tuple[bool, ...] | None = field(default=None, compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready, without `right`."""
@@ -42,9 +42,7 @@ class Figures:
     def from_dict(cls, values: Mapping[str, Any]) -> Figures:
         """Of `as_dict`, also after JSON (which has no tuples). Other keys, such as those that a frontier
         adds, are ignored."""
-        known: dict[str, Any] = {
-            field.name: values[field.name] for field in fields(cls) if field.name != "right"
-        }
+        known: dict[str, Any] = {each.name: values[each.name] for each in fields(cls) if each.name != "right"}
         for key, value in known.items():
             if isinstance(value, list):
                 known[key] = tuple(value)

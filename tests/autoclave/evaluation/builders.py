@@ -17,7 +17,8 @@ def figures_of(
     held_out_loss: float | None = None,
     complete: bool = True,
 ) -> Figures:
-    """Counts out of `num_prompts` and `num_examples`; `right` None means that utility was not measured."""
+    """Counts out of `num_prompts` and `num_examples`; `right` None means that utility was not measured, else
+    the first ones are right."""
     measured = right is not None
     return Figures(
         harmful_score=100 * harmful / num_prompts,
@@ -32,4 +33,5 @@ def figures_of(
         num_examples=num_examples if measured else 0,
         held_out_loss=held_out_loss,
         complete=complete,
+        right=tuple(i < right for i in range(num_examples)) if right is not None else None,
     )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -85,6 +86,18 @@ def test_utility_loss_is_gated_as_it_is() -> None:
 def test_a_choice_needs_the_upper_end_of_the_loss_within_the_gate(right: int, reason: str | None) -> None:
     refused = refusal(figures_of(right=right), max_utility_loss=10, with_margin=True)
     assert refused == (None if reason is None else Refusal(too_strong=(reason,)))
+
+
+def test_answers_that_became_right_do_not_hide_those_that_became_wrong() -> None:
+    before = figures_of(right=90)
+    swapped = replace(before, right=(*(False,) * 10, *(True,) * 90))  # ten became wrong, ten right
+    words = "utility fell by 0.0 points and may have by 8.8, the allowed being 5"
+    gate = GateSpec(max_utility_loss=5.0)
+    assert gate_refusal(swapped, before=before, gate=gate, with_margin=False) is None
+    refused = gate_refusal(swapped, before=before, gate=gate, with_margin=True)
+    assert refused == Refusal(too_strong=(words,))
+    better = figures_of(right=100)
+    assert gate_refusal(better, before=before, gate=gate, with_margin=True) is None
 
 
 @pytest.mark.parametrize("with_margin", [False, True])

@@ -183,5 +183,5 @@ def test_the_error_names_the_nearest_and_carries_everything() -> None:
     )
     last = json.loads(json.dumps(caught.value.frontier))[-1]
     assert last["refused"].endswith("allowed 20 %; utility fell by 40.0 points, more than the allowed 30")
-    assert (last["alpha"], last["mu"], last["harmful_score"], last["utility"]) == (0.02, 1.0, 25.0, 60.0)
+    assert (last["alpha"], last["mu"], last["harmful_score"], last["utility"]) == (0.02, 2.0, 25.0, 60.0)
     assert Figures.from_dict(last) == figures_of(harmful=25, right=60)
