@@ -1,8 +1,9 @@
-"""Uploads in parts over HTTP: every field and bound, in any order, again after a crash, and when it is over."""
+"""Uploads in parts over HTTP: every field and bound, in any order, after a crash, when it is over."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -88,7 +89,7 @@ def num_rows(database: Database, table: Any) -> int:
 
 def cut(content: bytes, *edges: int) -> list[bytes]:
     bounds = [0, *edges, len(content)]
-    return [content[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [content[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def test_parts_become_a_file(uploader: Uploader, database: Database, storage: Storage) -> None:
@@ -399,7 +400,7 @@ def test_a_completion_that_began_in_time_ends(
     def slow(self: Storage, key: str, content: Any) -> None:
         put(self, key, content)
         with database.transaction() as session:
-            session.execute(update(Upload).values(expires_at=time.time() - 1))
+            session.execute(update(Upload).values(expires_at=time.time()))
 
     monkeypatch.setattr(Storage, "put", slow)
     assert uploader.complete(upload_id, part_ids).json()["status"] == "completed"
