@@ -66,7 +66,8 @@ class Submission:
     def begin(self, session: Session, content: BaseModel | Mapping[str, Any]) -> None:
         """Raises AnsweredBefore, or ApiError 400 for a key that came with another content."""
         if isinstance(content, BaseModel):
-            content = content.model_dump(mode="json", exclude_unset=True)
+            # Without warnings: a number may be an integer where the schema's own form is a float.
+            content = content.model_dump(mode="json", exclude_unset=True, warnings=False)
         whole = json.dumps([self._route, content], sort_keys=True)
         self._fingerprint = hashlib.sha256(whole.encode()).hexdigest()
         name = self._name()
