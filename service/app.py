@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from anyio import CapacityLimiter
 from fastapi import APIRouter, FastAPI
 
-from service import errors, health, schema
+from service import errors, health, repeats, schema
 from service.adapters import endpoints as adapters
 from service.catalog import endpoints as catalog
 from service.db import Database
@@ -23,6 +23,7 @@ from service.jobs import endpoints as jobs
 from service.middleware import RequestContext
 from service.settings import Settings
 from service.storage import Storage, storage_from_url
+from service.uploads import endpoints as uploads
 
 # An upload holds a thread as long as its client sends; it must not take those of other requests.
 MAX_CONCURRENT_UPLOADS = 16
@@ -46,13 +47,14 @@ def create_app(
     )
     app.add_middleware(RequestContext)
     errors.install(app)
+    repeats.install(app)
     app.include_router(health.router)
     v1 = APIRouter(
         prefix="/v1",
         route_class=AuthenticatedRoute,
         responses={status: {"model": ErrorBody} for status in ("4XX", "5XX")},
     )
-    for noun in (files, jobs, adapters, catalog):
+    for noun in (files, uploads, jobs, adapters, catalog):
         v1.include_router(noun.router)
     app.include_router(v1)
     return app

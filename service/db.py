@@ -10,11 +10,12 @@ which no busy timeout helps against, because its snapshot is already stale.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -78,3 +79,11 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def lock_name(session: Session, name: str) -> None:
+    """Until this transaction ends, any other that locks the same name waits. On SQLite writing
+    transactions wait for each other anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+        session.execute(select(func.pg_advisory_xact_lock(key)))

@@ -16,10 +16,12 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+
+from service.storage import StorageFullError, StorageUnavailableError
 
 
 class ErrorDetail(BaseModel):
@@ -103,7 +105,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(OperationalError, _database_error)
+    app.add_exception_handler(InterfaceError, _database_error)
     app.add_exception_handler(PoolTimeoutError, _database_error)
+    app.add_exception_handler(StorageUnavailableError, _storage_error)
 
 
 def _api_error(_request: Request, error: Exception) -> Response:
@@ -157,7 +161,33 @@ def _validation_error(_request: Request, error: Exception) -> Response:
 
 
 def _database_error(_request: Request, error: Exception) -> Response:
+    if isinstance(error, DBAPIError) and _is_disk_full(error):
+        log.error("database_full", error=type(error).__name__, exc_info=error)
+        return _full().response()
     log.error("database_unavailable", error=type(error).__name__, exc_info=error)
     return ApiError(
         503, "The database does not answer. Try again in a moment.", code="database_unavailable"
     ).response()
+
+
+def _storage_error(_request: Request, error: Exception) -> Response:
+    log.error("storage_failed", error=type(error).__name__, exc_info=error)
+    if isinstance(error, StorageFullError):
+        return _full().response()
+    return ApiError(
+        503, "The storage does not answer. Try again in a moment.", code="storage_unavailable"
+    ).response()
+
+
+def _is_disk_full(error: DBAPIError) -> bool:
+    # PostgreSQL's DiskFull, and the words of SQLite's SQLITE_FULL.
+    return getattr(error.orig, "sqlstate", None) == "53100" or "disk is full" in str(error.orig)
+
+
+def _full() -> ApiError:
+    return ApiError(
+        507,
+        "The server has no room left to store this; nothing of it was kept. Tell your operator, or delete "
+        "files that you no longer need.",
+        code="storage_full",
+    )

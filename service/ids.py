@@ -29,6 +29,14 @@ def file_id() -> str:
     return f"file-{_random()}"
 
 
+def upload_id() -> str:
+    return f"upload_{_random()}"
+
+
+def part_id() -> str:
+    return f"part_{_random()}"
+
+
 def job_id() -> str:
     return f"ftjob-{_random()}"
 

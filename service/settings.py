@@ -32,6 +32,15 @@ class Settings(BaseSettings):
     max_file_bytes: int = Field(
         default=512 * 1024 * 1024, ge=1, description="largest upload (OpenAI's limit is 512 MB)"
     )
+    max_upload_bytes: int = Field(
+        default=8 * 1024**3, ge=1, description="largest file sent in parts (OpenAI's limit is 8 GB)"
+    )
+    max_part_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=1, description="largest part of an upload; OpenAI's client sends 64 MB"
+    )
+    upload_ttl_seconds: Seconds = Field(
+        default=3600.0, description="an upload in parts that is not completed by then expires"
+    )
     max_line_bytes: int = Field(default=1_048_576, ge=1024, description="longest line of a dataset")
     min_examples: int = Field(default=10, ge=1, description="fewest conversations in a training file")
 

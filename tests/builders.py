@@ -15,7 +15,7 @@ from service import auth, ids, outbox
 from service.catalog import register_base
 from service.db import Database
 from service.jobs.states import Stage, Status
-from service.models import Adapter, AlignedBase, File, Job, Project
+from service.models import Adapter, AlignedBase, File, Job, Project, Upload, UploadPart
 from service.storage import adapter_key, file_key
 
 BASE_ID = "autoclave/test-base"
@@ -76,6 +76,40 @@ def make_file(session: Session, project_id: str, **overrides: Any) -> File:
     session.add(file)
     session.flush()
     return file
+
+
+def make_upload(session: Session, project_id: str, **overrides: Any) -> Upload:
+    now = time.time()
+    values: dict[str, Any] = {
+        "id": ids.upload_id(),
+        "filename": "train.jsonl",
+        "mime_type": "application/jsonl",
+        "purpose": "fine-tune",
+        "bytes": 100,
+        "status": "pending",
+        "created_at": now,
+        "expires_at": now + 3600,
+        **overrides,
+    }
+    upload = Upload(project_id=project_id, **values)
+    session.add(upload)
+    session.flush()
+    return upload
+
+
+def make_part(session: Session, upload: Upload, **overrides: Any) -> UploadPart:
+    """A row only; its bytes belong under `storage.part_key`."""
+    values: dict[str, Any] = {
+        "id": ids.part_id(),
+        "bytes": 4,
+        "sha256": "d" * 64,
+        "created_at": time.time(),
+        **overrides,
+    }
+    part = UploadPart(upload_id=upload.id, **values)
+    session.add(part)
+    session.flush()
+    return part
 
 
 def make_job(session: Session, project_id: str, **overrides: Any) -> Job:

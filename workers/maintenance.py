@@ -16,7 +16,7 @@ from typing import Self
 import structlog
 from sqlalchemy import update
 
-from service import outbox
+from service import outbox, repeats
 from service.db import Database
 from service.jobs import lease
 from service.jobs.states import Stage
@@ -104,6 +104,7 @@ class Maintenance:
     def tidy(self, now: float) -> None:
         with self._database.transaction() as session:
             outbox.forget_sent(session, before=now - SENT_KEPT_SECONDS)
+            repeats.forget_expired(session, now=now)
         sweep(self._database, self._storage, now=now)
 
 

@@ -1,8 +1,9 @@
 """Deletes objects that nothing needs any more: what processes that died could not delete themselves.
 
 Below `private/` everything of a job that is over; below `adapters/` what a job that is over uploaded but
-did not release; below `files/` what has no row, an hour after it came. Objects of jobs that are not over are
-never touched: their owner may still write there.
+did not release; below `files/` and `uploads/` what has no row, an hour after it came, and what a killed
+process had not finished writing. Files and uploads whose time is over end here too. Objects of jobs that are
+not over are never touched: their owner may still write there.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import structlog
 from sqlalchemy import select
 
 from service.db import Database
+from service.files.service import delete_expired as delete_expired_files
 from service.jobs.states import TERMINAL
-from service.models import Adapter, File, Job
-from service.storage import Storage, file_key
+from service.models import Adapter, File, Job, UploadPart
+from service.storage import Storage, file_key, part_key
+from service.uploads.service import delete_expired as delete_expired_uploads
 
 log = structlog.get_logger(__name__)
 
@@ -25,12 +28,21 @@ _OVER = [status.value for status in TERMINAL]
 
 def sweep(database: Database, storage: Storage, *, now: float) -> list[str]:
     """The deleted keys."""
-    unneeded = _of_jobs(database, storage) + _files_without_row(database, storage, now=now)
+    expired = delete_expired_files(database, storage, now=now)
+    num_uploads = delete_expired_uploads(database, storage, now=now)
+    num_unfinished = storage.delete_unfinished(before=now - FILE_GRACE_SECONDS)
+    unneeded = _of_jobs(database, storage) + _without_row(database, storage, now=now)
     for key in unneeded:
         storage.delete(key)
-    if unneeded:
-        log.info("swept storage", num_objects=len(unneeded))
-    return unneeded
+    if unneeded or expired or num_uploads or num_unfinished:
+        log.info(
+            "swept storage",
+            num_objects=len(unneeded),
+            num_expired_files=len(expired),
+            num_expired_uploads=num_uploads,
+            num_unfinished=num_unfinished,
+        )
+    return expired + unneeded
 
 
 def _of_jobs(database: Database, storage: Storage) -> list[str]:
@@ -40,15 +52,28 @@ def _of_jobs(database: Database, storage: Storage) -> list[str]:
     return [key for key, job_id in job_of.items() if job_id in over and key not in released]
 
 
-def _files_without_row(database: Database, storage: Storage, *, now: float) -> list[str]:
-    stored = storage.keys("files")
+def _without_row(database: Database, storage: Storage, *, now: float) -> list[str]:
+    """Files and parts of uploads. Listed before the rows are read: a row is written after its bytes."""
+    files, parts = storage.keys("files"), storage.keys("uploads")
     known: set[str] = set()
     with database.snapshot() as session:
-        for start in range(0, len(stored), _BATCH):
-            ids = [key.removeprefix("files/") for key in stored[start : start + _BATCH]]
+        for start in range(0, len(files), _BATCH):
+            ids = [key.removeprefix("files/") for key in files[start : start + _BATCH]]
             query = select(File.id).where(File.id.in_(ids), File.deleted_at.is_(None))
             known |= {file_key(id) for id in session.scalars(query)}
-    return [key for key in stored if key not in known and storage.modified_at(key) < now - FILE_GRACE_SECONDS]
+        for start in range(0, len(parts), _BATCH):
+            ids = [key.rsplit("/", 1)[1] for key in parts[start : start + _BATCH]]
+            rows = select(UploadPart.upload_id, UploadPart.id).where(UploadPart.id.in_(ids))
+            known |= {part_key(row[0], row[1]) for row in session.execute(rows)}
+    before = now - FILE_GRACE_SECONDS
+    return [key for key in files + parts if key not in known and _is_older(storage, key, before)]
+
+
+def _is_older(storage: Storage, key: str, before: float) -> bool:
+    try:
+        return storage.modified_at(key) < before
+    except FileNotFoundError:
+        return False  # deleted meanwhile
 
 
 def _over_and_released(database: Database, job_ids: list[str]) -> tuple[set[str], set[str]]:

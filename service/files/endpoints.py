@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from anyio import from_thread, to_thread
 from fastapi import APIRouter, Query, Request
 from starlette.responses import StreamingResponse
 
+from service.bodies import receive, refuse_unreadable
 from service.deps import AuthenticatedRoute, CallerDep, DatabaseDep, StorageDep
-from service.errors import ApiError
 from service.files import repository, service
-from service.files.schemas import FileDeleted, FileList, FileObject
+from service.files.content import USER_DATA
+from service.files.schemas import (
+    MAX_EXPIRES_SECONDS,
+    MIN_EXPIRES_SECONDS,
+    PURPOSE,
+    FileDeleted,
+    FileList,
+    FileObject,
+)
+from service.models import File
+from service.repeats import SubmissionDep
 from service.settings import Settings
 
 router = APIRouter(prefix="/files", tags=["files"], route_class=AuthenticatedRoute)
-
-# What a multipart body adds around the file: boundaries, headers and the other fields.
-FORM_OVERHEAD_BYTES = 128 * 1024
 
 _UPLOAD_BODY: dict[str, Any] = {
     "requestBody": {
@@ -33,7 +38,20 @@ _UPLOAD_BODY: dict[str, Any] = {
                     "required": ["file", "purpose"],
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
-                        "purpose": {"type": "string", "enum": ["fine-tune"]},
+                        "purpose": {"type": "string", "enum": [PURPOSE, USER_DATA]},
+                        "expires_after": {
+                            "type": "object",
+                            "description": "Two fields: expires_after[anchor] and expires_after[seconds].",
+                            "required": ["anchor", "seconds"],
+                            "properties": {
+                                "anchor": {"type": "string", "enum": ["created_at"]},
+                                "seconds": {
+                                    "type": "integer",
+                                    "minimum": MIN_EXPIRES_SECONDS,
+                                    "maximum": MAX_EXPIRES_SECONDS,
+                                },
+                            },
+                        },
                     },
                 }
             }
@@ -43,39 +61,28 @@ _UPLOAD_BODY: dict[str, Any] = {
 
 
 @router.post("", openapi_extra=_UPLOAD_BODY)
-async def create_file(request: Request, caller: CallerDep) -> FileObject:
-    """The only asynchronous endpoint: it feeds the body to a thread that checks and stores it."""
+async def create_file(request: Request, caller: CallerDep, submission: SubmissionDep) -> FileObject:
+    """Asynchronous, unlike most endpoints: it feeds the body to a thread that checks and stores it."""
     settings: Settings = request.state.settings
     limits = service.UploadLimits(
         max_file_bytes=settings.max_file_bytes,
         max_line_bytes=settings.max_line_bytes,
         min_examples=settings.min_examples,
     )
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise ApiError(415, "Send the file without Content-Encoding.", code="unsupported_content_encoding")
-    announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > limits.max_file_bytes + FORM_OVERHEAD_BYTES:
-        raise service.too_large(limits.max_file_bytes)
+    refuse_unreadable(request, max_bytes=limits.max_file_bytes, too_large=service.too_large)
 
-    stream = request.stream()
+    def store(body: Iterable[bytes]) -> File:
+        return service.create_file(
+            request.state.database,
+            request.state.storage,
+            project_id=caller.project_id,
+            content_type=request.headers.get("content-type", ""),
+            body=body,
+            limits=limits,
+            submission=submission,
+        )
 
-    async def next_chunk() -> bytes | None:
-        return await anext(stream, None)
-
-    def body() -> Iterator[bytes]:
-        while (chunk := from_thread.run(next_chunk)) is not None:
-            yield chunk
-
-    receive = partial(
-        service.create_file,
-        request.state.database,
-        request.state.storage,
-        project_id=caller.project_id,
-        content_type=request.headers.get("content-type", ""),
-        body=body(),
-        limits=limits,
-    )
-    return FileObject.of(await to_thread.run_sync(receive, limiter=request.state.upload_threads))
+    return FileObject.of(await receive(request, store))
 
 
 @router.get("")

@@ -1,4 +1,4 @@
-"""A multipart/form-data body as it arrives: small fields are kept, the part `file` is passed through.
+"""A multipart/form-data body as it arrives: small fields are kept, the file is passed through.
 
 Starlette's own parser spools the file to disk before an endpoint sees it; here a file is checked
 and stored while its client still sends. Knows nothing of what the file holds.
@@ -17,16 +17,18 @@ MAX_FIELDS = 32
 
 
 class UploadForm:
-    """`feed` it the body; `fields` and `filename` fill up. Raises ApiError 400 and 415."""
+    """`feed` it the body; `fields` and `filename` fill up. `file_part` names the part that is the file.
+    Raises ApiError 400 and 415."""
 
-    def __init__(self, content_type: str) -> None:
+    def __init__(self, content_type: str, *, file_part: str = FILE_PART) -> None:
         kind, options = parse_options_header(content_type)
         if kind != b"multipart/form-data" or b"boundary" not in options:
             raise ApiError(
                 415,
-                "Send the file as multipart/form-data with the fields 'purpose' and 'file'.",
+                f"Send the file as multipart/form-data, in the field {file_part!r}.",
                 code="unsupported_content_type",
             )
+        self._file_part = file_part
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
         self._complete = False
@@ -70,7 +72,9 @@ class UploadForm:
             raise _malformed("it ends before its closing boundary")
         if self.filename is None:
             raise invalid(
-                "Missing required parameter: 'file'.", param=FILE_PART, code="missing_required_parameter"
+                f"Missing required parameter: {self._file_part!r}.",
+                param=self._file_part,
+                code="missing_required_parameter",
             )
 
     def _begin_part(self) -> None:
@@ -93,25 +97,27 @@ class UploadForm:
         if b"name" not in options:
             raise _malformed("a part has no name")
         name = options[b"name"].decode("utf-8", "replace")
-        if name in self.fields or (name == FILE_PART and self.filename is not None):
+        if name in self.fields or (name == self._file_part and self.filename is not None):
             raise invalid(f"The field {name!r} is given twice.", param=name)
-        if name == FILE_PART:
-            self.filename = _display_name(options.get(b"filename", b""))
+        if name == self._file_part:
+            self.filename = display_name(options.get(b"filename", b""))
         elif len(self.fields) == MAX_FIELDS:
             raise _malformed(f"it has more than {MAX_FIELDS} fields")
         self._part = name
 
     def _add_data(self, data: bytes, start: int, end: int) -> None:
-        if self._part == FILE_PART:
+        if self._part == self._file_part:
             self._file_data.append(data[start:end])
             return
         self._fields_bytes += end - start
         if self._fields_bytes > MAX_FIELDS_BYTES:
-            raise _malformed(f"its fields other than 'file' hold more than {MAX_FIELDS_BYTES} bytes")
+            raise _malformed(
+                f"its fields other than {self._file_part!r} hold more than {MAX_FIELDS_BYTES} bytes"
+            )
         self._field += data[start:end]
 
     def _end_part(self) -> None:
-        if self._part is not None and self._part != FILE_PART:
+        if self._part is not None and self._part != self._file_part:
             self.fields[self._part] = self._field.decode("utf-8", "replace")
             self._field.clear()
 
@@ -123,7 +129,7 @@ def _malformed(reason: str) -> ApiError:
     return invalid(f"The multipart body cannot be read: {reason}.", param=None, code="invalid_multipart")
 
 
-def _display_name(raw: bytes) -> str:
+def display_name(raw: bytes) -> str:
     """The last part of a client's file name without control characters; never used as a path."""
     name = raw.decode("utf-8", "replace").replace("\\", "/").rsplit("/", 1)[-1]
     return "".join(character for character in name if character.isprintable())[:255] or "upload"

@@ -9,6 +9,8 @@ from pydantic import BaseModel
 from service.models import File
 
 PURPOSE = "fine-tune"
+MIN_EXPIRES_SECONDS = 3600
+MAX_EXPIRES_SECONDS = 30 * 24 * 3600
 
 
 class FileObject(BaseModel):
@@ -19,6 +21,7 @@ class FileObject(BaseModel):
     filename: str
     purpose: str
     status: str
+    expires_at: int | None
     num_examples: int | None
     sha256: str
 
@@ -31,6 +34,7 @@ class FileObject(BaseModel):
             filename=file.filename,
             purpose=file.purpose,
             status=file.status,
+            expires_at=None if file.expires_at is None else int(file.expires_at),
             num_examples=file.num_examples,
             sha256=file.sha256,
         )

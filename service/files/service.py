@@ -1,85 +1,103 @@
 """Receiving and deleting files.
 
-A dataset is checked while it streams to storage, so a bad one costs no memory and leaves nothing:
+A file is checked while it streams to storage, so a bad one costs no memory and leaves nothing:
 neither an object (the store drops what was not finished) nor a row (written last).
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from autoclave.data.conversations import ConversationChecker, DatasetSummary
-from autoclave.errors import DataError
+from sqlalchemy.exc import OperationalError
+
 from service import ids
 from service.db import Database
 from service.errors import ApiError, invalid, not_found
 from service.files import repository
+from service.files.content import Content, ContentCheck, ContentLimits, check_purpose
 from service.files.multipart import UploadForm
-from service.files.schemas import PURPOSE
+from service.files.schemas import MAX_EXPIRES_SECONDS, MIN_EXPIRES_SECONDS, FileObject
 from service.models import File
+from service.repeats import Submission
 from service.storage import Storage, file_key
+
+_ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 
 
 @dataclass(frozen=True)
-class UploadLimits:
+class UploadLimits(ContentLimits):
     max_file_bytes: int
-    max_line_bytes: int
-    min_examples: int
 
 
-class Upload:
-    """One request body on its way to storage. `summary` is set once `checked` has ended."""
+class IncomingFile:
+    """One request body on its way to storage. `content` is set once `checked` has ended."""
 
-    summary: DatasetSummary
+    content: Content
 
     def __init__(self, content_type: str, limits: UploadLimits) -> None:
         self.form = UploadForm(content_type)
-        self._max_bytes = limits.max_file_bytes
-        self._checker = ConversationChecker(
-            min_examples=limits.min_examples, max_line_bytes=limits.max_line_bytes
-        )
+        self._limits = limits
+
+    @property
+    def purpose(self) -> str:
+        return self.form.fields["purpose"]
+
+    @property
+    def expires_after_seconds(self) -> int | None:
+        seconds = self.form.fields.get(_SECONDS)
+        return None if seconds is None else int(seconds)
 
     def checked(self, body: Iterable[bytes]) -> Iterator[bytes]:
         """The file's bytes. Raises ApiError at the first limit exceeded, or at the end for bad data."""
         num_bytes = 0
+        check: ContentCheck | None = None
         for chunk in body:
             data = self.form.feed(chunk)
-            if "purpose" in self.form.fields:
-                self._check_fields()
+            self._check_fields()
             if data:
                 num_bytes += len(data)
-                if num_bytes > self._max_bytes:
-                    raise too_large(self._max_bytes)
-                self._checker.feed(data)
+                if num_bytes > self._limits.max_file_bytes:
+                    raise too_large(self._limits.max_file_bytes)
+                check = check or ContentCheck(self.form.fields.get("purpose"), self._limits)
+                check.feed(data)
                 yield data
         self.form.finish()
         self._check_fields()
-        try:
-            self.summary = self._checker.finish()
-        except DataError as error:
-            raise _bad_dataset(error) from error
+        self._check_nothing_is_missing()
+        check = check or ContentCheck(self.purpose, self._limits)
+        self.content = check.finish(self.purpose, param="file")
 
     def _check_fields(self) -> None:
-        purpose = self.form.fields.get("purpose")
-        if purpose is None:
-            raise invalid(
-                "Missing required parameter: 'purpose'.", param="purpose", code="missing_required_parameter"
-            )
-        if purpose != PURPOSE:
-            raise invalid(
-                f"Purpose {purpose!r} is not supported: this server fine-tunes, send purpose='{PURPOSE}'.",
-                param="purpose",
-                code="unsupported_purpose",
-            )
-        unknown = self.form.fields.keys() - {"purpose"}
+        """Those that have come."""
+        fields = self.form.fields
+        if "purpose" in fields:
+            check_purpose(self.purpose)
+        unknown = fields.keys() - {"purpose", _ANCHOR, _SECONDS}
         if unknown:
             name = min(unknown)
+            raise invalid(f"Unknown parameter: {name!r}.", param=name, code="unknown_parameter")
+        if fields.get(_ANCHOR, "created_at") != "created_at":
+            raise invalid(f"Invalid value for {_ANCHOR!r}: must be 'created_at'.", param=_ANCHOR)
+        seconds = fields.get(_SECONDS, str(MIN_EXPIRES_SECONDS))
+        if not (
+            re.fullmatch("[0-9]{1,10}", seconds)
+            and MIN_EXPIRES_SECONDS <= int(seconds) <= MAX_EXPIRES_SECONDS
+        ):
             raise invalid(
-                f"Unknown parameter: {name!r}. Files are kept until they are deleted.",
-                param=name,
-                code="unknown_parameter",
+                f"Invalid value for {_SECONDS!r}: must be an integer from {MIN_EXPIRES_SECONDS} to "
+                f"{MAX_EXPIRES_SECONDS}.",
+                param=_SECONDS,
+            )
+
+    def _check_nothing_is_missing(self) -> None:
+        fields = self.form.fields
+        needed = {"purpose"} if not {_ANCHOR, _SECONDS} & fields.keys() else {"purpose", _ANCHOR, _SECONDS}
+        for name in sorted(needed - fields.keys()):
+            raise invalid(
+                f"Missing required parameter: {name!r}.", param=name, code="missing_required_parameter"
             )
 
 
@@ -97,34 +115,65 @@ def create_file(
     content_type: str,
     body: Iterable[bytes],
     limits: UploadLimits,
+    submission: Submission,
 ) -> File:
-    """Raises ApiError and whatever `body` raises; then nothing is stored.
+    """Raises ApiError, AnsweredBefore and whatever `body` raises; then nothing is stored.
 
     Opens its own transaction after the last byte came: none may stay open while a client sends.
     """
     file_id = ids.file_id()
     key = file_key(file_id)
-    upload = Upload(content_type, limits)
-    storage.put(key, upload.checked(body))
-    file = File(
-        id=file_id,
+    incoming = IncomingFile(content_type, limits)
+    storage.put(key, incoming.checked(body))
+    file = new_file(
+        file_id,
+        incoming.content,
         project_id=project_id,
-        filename=upload.form.filename,
-        purpose=PURPOSE,
-        bytes=upload.summary.bytes,
-        sha256=upload.summary.sha256,
-        storage_key=key,
-        status="processed",
-        num_examples=upload.summary.num_examples,
-        created_at=time.time(),
+        filename=incoming.form.filename or "upload",
+        purpose=incoming.purpose,
+        expires_after_seconds=incoming.expires_after_seconds,
+        now=time.time(),
     )
+    sent = {"fields": incoming.form.fields, "filename": file.filename, "sha256": file.sha256}
     try:
         with database.transaction() as session:
+            submission.begin(session, sent)
             session.add(file)
+            session.flush()
+            submission.remember(session, FileObject.of(file))
+    except OperationalError:
+        # The commit may have arrived although its answer did not. Bytes without a row are swept up.
+        raise
     except BaseException:
         storage.delete(key)
         raise
     return file
+
+
+def new_file(
+    file_id: str,
+    content: Content,
+    *,
+    project_id: str,
+    filename: str,
+    purpose: str,
+    expires_after_seconds: int | None,
+    now: float,
+) -> File:
+    """The row of a file whose bytes are stored and checked."""
+    return File(
+        id=file_id,
+        project_id=project_id,
+        filename=filename,
+        purpose=purpose,
+        bytes=content.bytes,
+        sha256=content.sha256,
+        storage_key=file_key(file_id),
+        status="processed",
+        num_examples=content.num_examples,
+        created_at=now,
+        expires_at=None if expires_after_seconds is None else now + expires_after_seconds,
+    )
 
 
 def delete_file(database: Database, storage: Storage, *, project_id: str, file_id: str, now: float) -> None:
@@ -149,18 +198,21 @@ def delete_file(database: Database, storage: Storage, *, project_id: str, file_i
     storage.delete(file.storage_key)
 
 
+def delete_expired(database: Database, storage: Storage, *, now: float) -> list[str]:
+    """The keys of files whose time is over and that no job needs any more; their bytes are gone."""
+    with database.snapshot() as session:
+        file_ids = repository.expired(session, now=now)
+    deleted = []
+    for file_id in file_ids:
+        with database.transaction() as session:
+            file = repository.get_expired_for_update(session, file_id, now=now)
+            if file is None or repository.live_job_using(session, file_id) is not None:
+                continue
+            file.deleted_at = now
+        storage.delete(file.storage_key)
+        deleted.append(file.storage_key)
+    return deleted
+
+
 def file_not_found(file_id: str, *, param: str = "file_id") -> ApiError:
     return not_found("file", file_id, param=param, code="file_not_found")
-
-
-def _bad_dataset(error: DataError) -> ApiError:
-    return ApiError(
-        400,
-        f"Invalid training file: {error}",
-        param="file",
-        code=error.code,
-        extra={
-            "issues": [issue.as_dict() for issue in error.issues],
-            "num_issues": error.num_issues,
-        },
-    )

@@ -13,6 +13,7 @@ from service.errors import not_found
 from service.jobs import creation, repository, service
 from service.jobs.requests import CreateJob
 from service.jobs.schemas import EventList, EventObject, JobList, JobObject
+from service.repeats import SubmissionDep
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class=AuthenticatedRoute)
 
@@ -20,8 +21,11 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post("")
-def create_job(body: CreateJob, database: DatabaseDep, caller: CallerDep) -> JobObject:
+def create_job(
+    body: CreateJob, database: DatabaseDep, caller: CallerDep, submission: SubmissionDep
+) -> JobObject:
     with database.transaction() as session:
+        submission.begin(session, body)
         job_id = creation.create_job(
             session,
             body,
@@ -29,7 +33,9 @@ def create_job(body: CreateJob, database: DatabaseDep, caller: CallerDep) -> Job
             organization_id=caller.organization_id,
             now=time.time(),
         )
-        return JobObject.of(service.get_job(session, caller.project_id, job_id))
+        job = JobObject.of(service.get_job(session, caller.project_id, job_id))
+        submission.remember(session, job)
+        return job
 
 
 @router.get("")

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from obstore.exceptions import GenericError
 
-from service.storage import CHUNK_BYTES, Storage, adapter_key, file_key, private_prefix, storage_from_url
+from service.storage import (
+    CHUNK_BYTES,
+    Storage,
+    StorageFullError,
+    StorageUnavailableError,
+    adapter_key,
+    file_key,
+    part_key,
+    private_prefix,
+    storage_from_url,
+)
 
 
 def pieces(num: int, *, fail_at: int | None = None) -> Iterator[bytes]:
@@ -92,8 +108,77 @@ def test_probe_leaves_nothing(storage: Storage, storage_url: str) -> None:
 
 
 def test_private_weights_files_and_adapters_share_no_prefix() -> None:
-    first = {key.split("/")[0] for key in (file_key("x"), private_prefix("x"), adapter_key("x", 1))}
-    assert first == {"files", "private", "adapters"}
+    keys = (file_key("x"), private_prefix("x"), adapter_key("x", 1), part_key("x", "y"))
+    assert {key.split("/")[0] for key in keys} == {"files", "private", "adapters", "uploads"}
+
+
+def test_objects_are_read_as_one_while_another_is_written(storage: Storage) -> None:
+    keys = [f"uploads/u/{i}" for i in range(4)]
+    for i, key in enumerate(keys):
+        storage.put(key, pieces(20 * i))
+    storage.put("files/whole", storage.read_ahead(keys))
+    expected = b"".join(b"".join(pieces(20 * i)) for i in range(4))
+    assert b"".join(storage.stream("files/whole")) == expected
+
+
+def test_an_object_that_is_gone_ends_the_reading(storage: Storage, storage_url: str) -> None:
+    storage.put("uploads/u/0", pieces(50))
+    with pytest.raises(FileNotFoundError):
+        storage.put("files/whole", storage.read_ahead(["uploads/u/0", "uploads/u/1"]))
+    assert everything(storage_url) == ["uploads/u/0"]
+    assert not any(thread.name.startswith("read-ahead") for thread in threading.enumerate())
+
+
+def test_reading_ahead_may_stop_early(storage: Storage) -> None:
+    storage.put("uploads/u/0", pieces(200))
+    reading = storage.read_ahead(["uploads/u/0"])
+    assert next(reading)
+    reading.close()
+    assert not any(thread.name.startswith("read-ahead") for thread in threading.enumerate())
+
+
+def test_what_a_killed_process_left_is_found_by_age(storage: Storage, storage_url: str) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_killed_while_putting, args=(storage_url,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    storage.put("files/whole", b"x")
+    assert everything(storage_url) == ["files/half#1", "files/whole"]
+    assert storage.keys("") == ["files/whole"]
+    assert storage.delete_unfinished(before=time.time() - 60) == 0
+    assert storage.delete_unfinished(before=time.time() + 60) == 1
+    assert everything(storage_url) == ["files/whole"]
+
+
+def _killed_while_putting(storage_url: str) -> None:
+    def body() -> Iterator[bytes]:
+        yield from pieces(3)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    storage_from_url(storage_url).put("files/half", body())
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Unable to copy data to file: No space left on device (os error 28)", StorageFullError),
+        ("Disk quota exceeded (os error 122)", StorageFullError),
+        ("<Code>XMinioStorageFull</Code>", StorageFullError),
+        ("Permission denied (os error 13)", StorageUnavailableError),
+        ("error sending request (os error 281)", StorageUnavailableError),
+    ],
+)
+def test_failures_of_the_store_have_two_names(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, words: str, kind: type[Exception]
+) -> None:
+    def fail(*_: object) -> None:
+        raise GenericError(words)
+
+    monkeypatch.setattr("service.storage.obstore.put", fail)
+    with pytest.raises(StorageUnavailableError) as raised:
+        storage.put("files/a", b"x")
+    assert type(raised.value) is kind
+    assert words not in str(raised.value)
 
 
 @pytest.mark.parametrize("url", ["s3://bucket", "/no/scheme", "file://host/path", "file:relative"])

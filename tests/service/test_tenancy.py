@@ -10,14 +10,27 @@ from sqlalchemy import select
 
 from service.db import Database
 from service.jobs.events import add_event
-from service.models import Adapter, File, Job, JobEvent
-from service.storage import Storage
-from tests.builders import BASE_ID, Tenant, make_adapter, make_file, make_job, make_tenant
+from service.models import Adapter, File, Job, JobEvent, Upload, UploadPart
+from service.storage import Storage, part_key
+from tests.builders import (
+    BASE_ID,
+    Tenant,
+    make_adapter,
+    make_file,
+    make_job,
+    make_part,
+    make_tenant,
+    make_upload,
+)
 
 ID_OPERATIONS = [
     ("GET", "/v1/files/{file_id}"),
     ("GET", "/v1/files/{file_id}/content"),
     ("DELETE", "/v1/files/{file_id}"),
+    ("GET", "/v1/uploads/{upload_id}"),
+    ("POST", "/v1/uploads/{upload_id}/parts"),
+    ("POST", "/v1/uploads/{upload_id}/complete"),
+    ("POST", "/v1/uploads/{upload_id}/cancel"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}"),
     ("POST", "/v1/fine_tuning/jobs/{job_id}/cancel"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/events"),
@@ -29,10 +42,19 @@ CURSORS = [("/v1/files", "file_id"), ("/v1/fine_tuning/jobs", "job_id")]
 COLLECTIONS = [
     ("POST", "/v1/files"),
     ("GET", "/v1/files"),
+    ("POST", "/v1/uploads"),
     ("POST", "/v1/fine_tuning/jobs"),
     ("GET", "/v1/fine_tuning/jobs"),
     ("GET", "/v1/models"),
 ]
+
+# What an operation needs to be understood at all.
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/uploads/{upload_id}/parts": {"files": {"data": b"data"}},
+    "/v1/uploads/{upload_id}/complete": {"json": {"part_ids": []}},
+}
+# What its owner is told: 200, or that it has ended, or that a part is missing.
+REFUSED_TO_OWNER = ("/v1/fine_tuning/jobs/{job_id}/cancel", "/v1/uploads/{upload_id}/complete")
 
 
 @pytest.fixture
@@ -52,14 +74,24 @@ def owned(database: Database, storage: Storage, tenant: Tenant) -> dict[str, str
         event = add_event(session, job.id, "hello", now=1.0)
         adapter = make_adapter(session, job)
         storage.put(adapter.storage_key, b"data")
-        return {"file_id": file.id, "job_id": job.id, "model": adapter.model_id, "event_id": event.id}
+        upload = make_upload(session, tenant.project_id)
+        part = make_part(session, upload)
+        storage.put(part_key(upload.id, part.id), b"data")
+        return {
+            "file_id": file.id,
+            "job_id": job.id,
+            "model": adapter.model_id,
+            "event_id": event.id,
+            "upload_id": upload.id,
+            "part_id": part.id,
+        }
 
 
 def rows(database: Database) -> list[Any]:
     with database.snapshot() as session:
         return [
             {a.key: getattr(row, a.key) for a in table.__mapper__.column_attrs}
-            for table in (File, Job, Adapter, JobEvent)
+            for table in (File, Job, Adapter, JobEvent, Upload, UploadPart)
             for row in session.scalars(select(table))
         ]
 
@@ -83,11 +115,14 @@ def test_a_foreign_id_is_not_found(
     stranger = make_tenant(database)
     before = rows(database)
     url = "http://testserver" + path.format(**owned)
-    foreign = client.request(method, url, headers=stranger.headers)
+    body = BODIES.get(path, {})
+    foreign = client.request(method, url, headers=stranger.headers, **body)
     assert foreign.status_code == 404, foreign.text
     # And the same words as for an id that never existed.
     unknown = {name: "x" * len(value) for name, value in owned.items()}
-    never = client.request(method, "http://testserver" + path.format(**unknown), headers=stranger.headers)
+    never = client.request(
+        method, "http://testserver" + path.format(**unknown), headers=stranger.headers, **body
+    )
     scrubbed = foreign.text
     for name, value in owned.items():
         scrubbed = scrubbed.replace(value, unknown[name])
@@ -101,8 +136,10 @@ def test_the_owner_finds_each(
     client: TestClient, tenant: Tenant, owned: dict[str, str], method: str, path: str
 ) -> None:
     """So that the 404s above are about whose it is."""
-    answer = client.request(method, "http://testserver" + path.format(**owned), headers=tenant.headers)
-    expected = 400 if path.endswith("/cancel") else 200
+    answer = client.request(
+        method, "http://testserver" + path.format(**owned), headers=tenant.headers, **BODIES.get(path, {})
+    )
+    expected = 400 if path in REFUSED_TO_OWNER else 200
     assert answer.status_code == expected, answer.text
 
 
@@ -149,3 +186,28 @@ def test_foreign_ids_inside_requests(client: TestClient, database: Database, own
     ):
         answer = client.post("/fine_tuning/jobs", json={"model": BASE_ID, **body}, headers=stranger.headers)
         assert (answer.status_code, answer.json()["error"]["param"]) == (404, param)
+
+
+def test_a_foreign_part_is_not_there(client: TestClient, database: Database, owned: dict[str, str]) -> None:
+    """Neither in another project's upload nor in another upload of the same one."""
+    stranger = make_tenant(database)
+    with database.transaction() as session:
+        upload_id = make_upload(session, stranger.project_id, bytes=4).id
+    before = rows(database)
+    answer = client.post(
+        f"/uploads/{upload_id}/complete", json={"part_ids": [owned["part_id"]]}, headers=stranger.headers
+    )
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"], error["code"]) == (400, "part_ids", "invalid_part_ids")
+    assert rows(database) == before
+
+
+def test_an_idempotency_key_is_ones_own(client: TestClient, database: Database, tenant: Tenant) -> None:
+    stranger = make_tenant(database)
+    body = {"bytes": 1, "filename": "x", "mime_type": "x", "purpose": "user_data"}
+    answers = [
+        client.post("/uploads", json=body, headers={**who.headers, "idempotency-key": "k"})
+        for who in (tenant, stranger)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json()["id"] != answers[1].json()["id"]

@@ -11,9 +11,10 @@ from sqlalchemy import select
 
 from service.db import Database
 from service.jobs import lease
-from service.models import Job, OutboxMessage
-from service.storage import Storage
-from tests.builders import Tenant, get_job, make_adapter, make_file
+from service.models import File, FirstAnswer, Job, OutboxMessage, Upload, UploadPart
+from service.storage import Storage, part_key
+from service.uploads.service import EXPIRY_GRACE_SECONDS
+from tests.builders import Tenant, get_job, make_adapter, make_file, make_part, make_upload
 from tests.workers.conftest import QueuedJob
 from workers.maintenance import Maintenance, MaintenanceLoop
 from workers.sweep import FILE_GRACE_SECONDS, sweep
@@ -197,6 +198,53 @@ def test_the_sweep_deletes_files_that_no_row_names(
     later = time.time() + 2 * FILE_GRACE_SECONDS
     assert set(sweep(database, storage, now=later)) == {deleted.storage_key, "files/file-nobody"}
     assert storage.keys("files") == [kept.storage_key]
+
+
+def test_the_sweep_deletes_parts_that_no_row_names(
+    database: Database, storage: Storage, tenant: Tenant
+) -> None:
+    """An API process killed between storing a part and writing its row, or after the upload ended."""
+    with database.transaction() as session:
+        pending = make_upload(session, tenant.project_id, expires_at=time.time() + 1e6)
+        ended = make_upload(session, tenant.project_id, status="completed")
+        kept = make_part(session, pending)
+    keys = [part_key(pending.id, kept.id), part_key(pending.id, "part_x"), part_key(ended.id, "part_y")]
+    for key in keys:
+        storage.put(key, b"x")
+    assert sweep(database, storage, now=time.time()) == [], "a row may still be on its way"
+    assert set(sweep(database, storage, now=time.time() + 2 * FILE_GRACE_SECONDS)) == set(keys[1:])
+    assert storage.keys("uploads") == keys[:1]
+
+
+def test_maintenance_ends_what_has_expired(
+    maintenance: Maintenance, database: Database, storage: Storage, tenant: Tenant
+) -> None:
+    now = time.time()
+    with database.transaction() as session:
+        file = make_file(session, tenant.project_id, expires_at=now - 1)
+        storage.put(file.storage_key, b"x")
+        upload = make_upload(session, tenant.project_id, expires_at=now - EXPIRY_GRACE_SECONDS - 1)
+        part = make_part(session, upload)
+        storage.put(part_key(upload.id, part.id), b"x")
+        for name, expires_at in (("over", now - 1), ("kept", now + 60)):
+            session.add(
+                FirstAnswer(
+                    project_id=tenant.project_id,
+                    name=name,
+                    fingerprint="f" * 64,
+                    status=200,
+                    body="{}",
+                    created_at=now,
+                    expires_at=expires_at,
+                )
+            )
+    maintenance.tidy(now)
+    with database.snapshot() as session:
+        assert session.get_one(File, file.id).deleted_at == now
+        assert session.get_one(Upload, upload.id).status == "expired"
+        assert session.scalars(select(UploadPart.id)).all() == []
+        assert session.scalars(select(FirstAnswer.name)).all() == ["kept"]
+    assert storage.keys("") == []
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -114,9 +114,25 @@ def test_many_issues_are_counted_and_the_first_are_shown(client: TestClient, ten
     [
         ({"purpose": "assistants"}, "purpose", "unsupported_purpose"),
         (
-            {"purpose": "fine-tune", "expires_after[anchor]": "x"},
-            "expires_after[anchor]",
+            {"purpose": "fine-tune", "expires_after[hours]": "1"},
+            "expires_after[hours]",
             "unknown_parameter",
+        ),
+        ({"purpose": "fine-tunes"}, "purpose", "invalid_value"),
+        (
+            {"purpose": "fine-tune", "expires_after[anchor]": "now", "expires_after[seconds]": "3600"},
+            "expires_after[anchor]",
+            "invalid_value",
+        ),
+        (
+            {"purpose": "fine-tune", "expires_after[anchor]": "created_at"},
+            "expires_after[seconds]",
+            "missing_required_parameter",
+        ),
+        (
+            {"purpose": "fine-tune", "expires_after[seconds]": "3600"},
+            "expires_after[anchor]",
+            "missing_required_parameter",
         ),
         ({}, "purpose", "missing_required_parameter"),
     ],
