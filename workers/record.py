@@ -16,11 +16,20 @@ from service.adapters.release import release
 from service.db import Database
 from service.jobs import lease
 from service.jobs.events import add_event
-from service.jobs.lease import Claim
+from service.jobs.lease import Claim, StopRequest
 from service.jobs.states import Stage, Status
 from service.jobs.transitions import LeaseLostError, fail, move
 from service.models import Job
-from workers.endings import Cancelled, DeadlineExceeded, Died, Drained, Ending, Finished, OutOfMemory
+from workers.endings import (
+    Cancelled,
+    DeadlineExceeded,
+    Died,
+    Drained,
+    Ending,
+    Finished,
+    OutOfMemory,
+    Paused,
+)
 from workers.messages import (
     AnyMessage,
     Checkpointed,
@@ -49,8 +58,8 @@ class JobRecord:
         self._ttl_seconds = lease_ttl_seconds
         self._max_attempts = max_attempts
 
-    def heartbeat(self, progress: ProgressMade | None = None) -> bool:
-        """Extend the lease; True if a cancel was asked for."""
+    def heartbeat(self, progress: ProgressMade | None = None) -> StopRequest | None:
+        """Extend the lease; what the job's owner asked for."""
         now = time.time()
         with self._database.transaction() as session:
             asked = lease.heartbeat(session, self._claim, ttl_seconds=self._ttl_seconds, now=now)
@@ -88,7 +97,7 @@ class JobRecord:
                     raise AssertionError(f"{type(message).__name__} is not applied on arrival")
 
     def conclude(self, ending: Ending, *, log_tail: str) -> bool:
-        """Write how the attempt ended; True if the job is over with that, False if it is queued again."""
+        """Write how the attempt ended; True if the job is over with that, False if it waits again."""
         now = time.time()
         claim = self._claim
         with self._database.transaction() as session:
@@ -135,8 +144,10 @@ class JobRecord:
                     )
                     verdict = Failed(code="out_of_memory", message=text)
                     self._fail(session, stage, verdict, log_tail=log_tail, now=now)
-                case Drained():
-                    reason = "its worker is shutting down"
+                # Kept paused by `hand_back`; or queued, if it was resumed while it stopped.
+                case Paused() | Drained():
+                    drained = isinstance(ending, Drained)
+                    reason = "its worker is shutting down" if drained else "it was resumed"
                     lease.hand_back(
                         session, claim, reason=reason, now=now, count_attempt=False, progress=None
                     )

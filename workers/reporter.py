@@ -10,6 +10,7 @@ from pathlib import Path
 from autoclave.errors import CancelledError
 from autoclave.progress import Progress
 from workers.messages import AnyMessage, MetricsMeasured, Noted, ProgressMade, encode
+from workers.order import is_pause
 
 PROGRESS_SECONDS = 0.3
 METRICS_PER_JOB = 100
@@ -37,9 +38,16 @@ class Reporter:
         if self._stop_flag.exists():
             raise CancelledError("the supervisor asked to stop")
 
+    def pausing(self) -> bool:
+        """Whether this attempt should stop as soon as nothing would be lost."""
+        return is_pause(self._stop_flag)
+
     def on_progress(self, progress: Progress) -> None:
         """For every long function of the library."""
         self.check()
+        self._show(progress)
+
+    def _show(self, progress: Progress) -> None:
         now = time.monotonic()
         if progress.step < progress.total_steps and now - self._progress_at < PROGRESS_SECONDS:
             return
@@ -55,9 +63,13 @@ class Reporter:
             )
         )
 
-    def on_training_progress(self, progress: Progress) -> None:
-        """Also a point of the loss curve, at most METRICS_PER_JOB of them, first and last included."""
-        self.on_progress(progress)
+    def on_training_progress(self, progress: Progress, *, saved: bool) -> None:
+        """Also a point of the loss curve, at most METRICS_PER_JOB of them, first and last included.
+
+        `saved`: a checkpoint holds this step. A pause waits for one, so that no step is lost."""
+        if saved or not self.pausing():
+            self.check()
+        self._show(progress)
         step, total = progress.step, progress.total_steps
         every = -(-total // METRICS_PER_JOB)
         if progress.loss is not None and (step in (1, total) or step % every == 0):

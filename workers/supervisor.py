@@ -106,7 +106,7 @@ class Supervisor:
             )
 
     def _work(self, claim: Claim, scratch: Path) -> bool:
-        """True if the job is over, False if it is queued again."""
+        """True if the job is over, False if it is queued again or paused."""
         order = self._order(claim, scratch)
         record = JobRecord(
             self._database,

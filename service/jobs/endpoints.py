@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/jobs: create, list, retrieve, cancel, events, safety report."""
+"""/v1/fine_tuning/jobs: create, list, retrieve, cancel, pause, resume, events, safety report."""
 
 from __future__ import annotations
 
@@ -75,6 +75,23 @@ def retrieve_job(job_id: str, database: DatabaseDep, caller: CallerDep) -> JobOb
 def cancel_job(job_id: str, database: DatabaseDep, caller: CallerDep) -> JobObject:
     with database.transaction() as session:
         service.cancel_job(session, project_id=caller.project_id, job_id=job_id, now=time.time())
+        return JobObject.of(service.get_job(session, caller.project_id, job_id))
+
+
+@router.post("/{job_id}/pause")
+def pause_job(job_id: str, database: DatabaseDep, caller: CallerDep) -> JobObject:
+    """A queued job waits until it is resumed; a running one stops at its next step, keeps what it has
+    done and frees its accelerator. Shown as status `queued` with stage `paused`."""
+    with database.transaction() as session:
+        service.pause_job(session, project_id=caller.project_id, job_id=job_id, now=time.time())
+        return JobObject.of(service.get_job(session, caller.project_id, job_id))
+
+
+@router.post("/{job_id}/resume")
+def resume_job(job_id: str, database: DatabaseDep, caller: CallerDep) -> JobObject:
+    """Back into the queue, from the newest checkpoint."""
+    with database.transaction() as session:
+        service.resume_job(session, project_id=caller.project_id, job_id=job_id, now=time.time())
         return JobObject.of(service.get_job(session, caller.project_id, job_id))
 
 

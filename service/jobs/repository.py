@@ -77,6 +77,11 @@ def request_cancel(session: Session, job_id: str, *, now: float) -> None:
     session.execute(update(Job).where(Job.id == job_id).values(cancel_requested_at=now))
 
 
+def request_pause(session: Session, job_id: str, *, now: float | None) -> None:
+    """As a cancel; None takes it back."""
+    session.execute(update(Job).where(Job.id == job_id).values(pause_requested_at=now))
+
+
 def event_position(session: Session, job_id: str, event_id: str) -> int | None:
     query = select(JobEvent.sequence).where(JobEvent.id == event_id, JobEvent.job_id == job_id)
     return session.scalars(query).one_or_none()

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from service.jobs.repository import JobView
+from service.jobs.states import Status, on_the_wire
 from service.models import Job, JobEvent
 
 
@@ -56,6 +57,10 @@ class JobObject(BaseModel):
     attempts: int
     cancel_requested: bool
     """A running job was asked to stop; its status stays `running` until its process is gone."""
+    pause_requested: bool
+    """A running job was asked to pause; its stage is `paused` when its process is gone."""
+    paused_at: str | None
+    """The stage at which a paused job goes on."""
     base: Base
     lora: dict[str, Any]
     safety: dict[str, Any] | None
@@ -64,6 +69,7 @@ class JobObject(BaseModel):
     @classmethod
     def of(cls, view: JobView) -> JobObject:
         job = view.job
+        status, stage = on_the_wire(job.status, job.stage)
         return cls(
             id=job.id,
             created_at=int(job.created_at),
@@ -79,15 +85,17 @@ class JobObject(BaseModel):
             organization_id=job.organization_id,
             result_files=[],
             seed=job.seed,
-            status=job.status,
+            status=status,
             trained_tokens=job.trained_tokens,
             training_file=job.training_file_id,
             user_provided_suffix=job.suffix,
             validation_file=job.validation_file_id,
-            stage=job.stage,
+            stage=stage,
             progress=job.progress,
             attempts=job.attempt_count,
             cancel_requested=job.cancel_requested_at is not None,
+            pause_requested=job.pause_requested_at is not None,
+            paused_at=job.stage if job.status == Status.PAUSED.value else None,
             base=Base(model=job.base_id, revision=view.base_revision, sha256=job.base_sha256),
             lora=job.spec["lora"],
             safety=None if job.safety_report is None else job.safety_report.get("summary"),

@@ -20,6 +20,8 @@ ID_OPERATIONS = [
     ("DELETE", "/v1/files/{file_id}"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}"),
     ("POST", "/v1/fine_tuning/jobs/{job_id}/cancel"),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/pause"),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/resume"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/events"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/safety_report"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/adapter"),
@@ -102,7 +104,7 @@ def test_the_owner_finds_each(
 ) -> None:
     """So that the 404s above are about whose it is."""
     answer = client.request(method, "http://testserver" + path.format(**owned), headers=tenant.headers)
-    expected = 400 if path.endswith("/cancel") else 200
+    expected = 400 if path.endswith(("/cancel", "/pause", "/resume")) else 200  # its job has ended
     assert answer.status_code == expected, answer.text
 
 

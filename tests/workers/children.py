@@ -27,7 +27,7 @@ from workers.messages import (
     StageFinished,
     encode,
 )
-from workers.order import OUT_OF_MEMORY_EXIT, Order, read_order
+from workers.order import OUT_OF_MEMORY_EXIT, Order, is_pause, read_order
 
 if TYPE_CHECKING:
     from workers.supervisor import ChildCommand
@@ -126,6 +126,28 @@ def cooperates(child: Child) -> None:
     child.write_pids()
     child.say(ProgressMade(step=1, total_steps=2))
     child.wait_for_stop_flag()
+
+
+def pauses(child: Child) -> None:
+    """Saves a checkpoint when it is to pause; goes on from one to the end."""
+    if child.order.checkpoint is not None:
+        assert child.order.checkpoint["step"] == 7, child.order.checkpoint
+        happy(child)
+        return
+    child.write_pids()
+    child.finish_stages(Stage.TRAIN)
+    child.say(ProgressMade(step=1, total_steps=2))
+    child.wait_for_stop_flag()
+    assert is_pause(child.order.stop_flag)
+    child.say(Checkpointed(prefix=private_prefix(child.order.job_id), step=7))
+
+
+def ignores_a_pause(child: Child) -> None:
+    """But stops for a plain stop."""
+    child.write_pids()
+    child.say(ProgressMade(step=1, total_steps=2))
+    while not child.order.stop_flag.exists() or is_pause(child.order.stop_flag):
+        time.sleep(0.01)
 
 
 def stubborn(child: Child) -> None:

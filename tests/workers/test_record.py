@@ -15,7 +15,16 @@ from service.jobs.transitions import LeaseLostError
 from service.models import Job, JobEvent, OutboxMessage
 from tests.builders import get_job
 from tests.workers.conftest import QueuedJob
-from workers.endings import Cancelled, DeadlineExceeded, Died, Drained, Ending, Finished, OutOfMemory
+from workers.endings import (
+    Cancelled,
+    DeadlineExceeded,
+    Died,
+    Drained,
+    Ending,
+    Finished,
+    OutOfMemory,
+    Paused,
+)
 from workers.messages import (
     AnyMessage,
     Checkpointed,
@@ -97,14 +106,14 @@ def test_a_heartbeat_extends_the_lease_and_tells_of_a_cancel(
     _, record = take(database, job_id)
     with database.transaction() as session:
         session.get_one(Job, job_id).lease_expires_at = 1.0
-    assert record.heartbeat(ProgressMade(step=3, total_steps=9, loss=0.25)) is False
+    assert record.heartbeat(ProgressMade(step=3, total_steps=9, loss=0.25)) is None
     job = get_job(database, job_id)
     assert (job.lease_expires_at or 0) > time.time() + 50
     assert job.progress is not None
     assert (job.progress["step"], job.progress["total_steps"], job.progress["loss"]) == (3, 9, 0.25)
     with database.transaction() as session:
         session.get_one(Job, job_id).cancel_requested_at = time.time()
-    assert record.heartbeat() is True
+    assert record.heartbeat() is lease.StopRequest.CANCEL
 
 
 def test_a_report_is_readable_as_soon_as_its_stage_ends(database: Database, queued_job: QueuedJob) -> None:
@@ -119,7 +128,16 @@ def test_a_report_is_readable_as_soon_as_its_stage_ends(database: Database, queu
 
 @pytest.mark.parametrize(
     "ending",
-    [Finished(PUBLISHED), Finished(REFUSED), DeadlineExceeded(), Drained(), OutOfMemory(), Died(-9), Died(1)],
+    [
+        Finished(PUBLISHED),
+        Finished(REFUSED),
+        DeadlineExceeded(),
+        Paused(),
+        Drained(),
+        OutOfMemory(),
+        Died(-9),
+        Died(1),
+    ],
     ids=str,
 )
 def test_a_cancel_that_came_first_wins_over_every_ending(
@@ -162,6 +180,35 @@ def test_what_each_ending_leaves(
     with database.snapshot() as session:
         rung = session.scalars(select(OutboxMessage.job_id)).all()
     assert rung == [job_id] * (1 if over else 2)
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "attempts"),
+    [
+        (Paused(), "paused", 0),
+        (Drained(), "paused", 0),
+        (Died(-9), "paused", 1),
+        (Finished(PUBLISHED), "succeeded", 1),
+        (Finished(REFUSED), "failed", 1),
+        (DeadlineExceeded(), "failed", 1),
+    ],
+    ids=str,
+)
+def test_what_each_ending_leaves_of_a_job_that_should_pause(
+    database: Database, queued_job: QueuedJob, ending: Ending, status: str, attempts: int
+) -> None:
+    job_id = queued_job()
+    _, record = take(database, job_id)
+    finish_until(record, Stage.PUBLISH)
+    with database.transaction() as session:
+        session.get_one(Job, job_id).pause_requested_at = 1.0
+    over = record.conclude(ending, log_tail="")
+    job = get_job(database, job_id)
+    assert (job.status, job.attempt_count, job.pause_requested_at) == (status, attempts, None)
+    assert over == (status != "paused")
+    assert job.lease_owner is None
+    with database.snapshot() as session:
+        assert session.scalars(select(OutboxMessage.job_id)).all() == [job_id]
 
 
 @pytest.mark.parametrize(("exit_code", "code"), [(-9, "worker_lost"), (1, "internal_error")])

@@ -86,6 +86,8 @@ def test_a_job_is_queued_with_its_events_and_its_doorbell(
         "trained_tokens": None,
         "attempts": 0,
         "cancel_requested": False,
+        "pause_requested": False,
+        "paused_at": None,
         "progress": None,
         "safety": None,
         "base": {"model": BASE_ID, "revision": "1", "sha256": "b" * 64},

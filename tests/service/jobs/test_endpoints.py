@@ -133,7 +133,7 @@ def test_asking_twice_is_asking_once(client: TestClient, database: Database, ten
         times.append(get_job(database, job_id).cancel_requested_at)
     assert times[0] == times[1]
     with database.transaction() as session:
-        assert lease.heartbeat(session, claim, ttl_seconds=60.0, now=2.0) is True
+        assert lease.heartbeat(session, claim, ttl_seconds=60.0, now=2.0) is lease.StopRequest.CANCEL
     events = client.get(f"/fine_tuning/jobs/{job_id}/events", headers=tenant.headers).json()["data"]
     assert [event["message"] for event in events] == [
         "Cancel requested; the job ends at its next step",
