@@ -11,8 +11,9 @@ from fastapi import APIRouter, Query, Request
 from service.deps import AuthenticatedRoute, CallerDep, DatabaseDep
 from service.errors import not_found
 from service.jobs import creation, repository, service
+from service.jobs.metrics import MIN_POINTS, read_points, thinned
 from service.jobs.requests import CreateJob
-from service.jobs.schemas import EventList, EventObject, JobList, JobObject
+from service.jobs.schemas import EventList, EventObject, JobList, JobObject, MetricsList
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class=AuthenticatedRoute)
 
@@ -109,6 +110,21 @@ def list_events(
                 raise not_found("event", after, param="after", code="event_not_found")
         events, has_more = repository.list_events(session, job_id, after=start, limit=limit)
         return EventList(data=[EventObject.of(event) for event in events], has_more=has_more)
+
+
+@router.get("/{job_id}/metrics")
+def list_metrics(
+    job_id: str,
+    database: DatabaseDep,
+    caller: CallerDep,
+    max_points: Annotated[int, Query(ge=MIN_POINTS, le=10_000)] = 1000,
+) -> MetricsList:
+    """The training curve, a point per step, oldest first. Of more than `max_points` steps both ends and,
+    of equal parts between them, the lowest and the highest loss are kept."""
+    with database.snapshot() as session:
+        service.get_job(session, caller.project_id, job_id)
+        points = read_points(session, job_id)
+    return MetricsList.of(job_id, thinned(points, max_points), num_steps=len(points))
 
 
 @router.get("/{job_id}/safety_report")

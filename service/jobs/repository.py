@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
+from service.jobs.estimates import queue_position, queue_positions
+from service.jobs.states import Status
 from service.models import Adapter, AlignedBase, Job, JobEvent
 from service.pagination import after_row, cut
 
@@ -22,6 +24,7 @@ class JobView:
     job: Job
     base_revision: str
     fine_tuned_model: str | None
+    queue_position: int | None = None
 
 
 def _views(project_id: str) -> Select[Job, str, str]:
@@ -37,7 +40,9 @@ def get_job(session: Session, project_id: str, job_id: str) -> JobView | None:
     row = session.execute(
         _views(project_id).where(Job.id == job_id), execution_options={"populate_existing": True}
     ).first()
-    return None if row is None else JobView(row[0], row[1], row[2])
+    if row is None:
+        return None
+    return JobView(row[0], row[1], row[2], queue_position(session, row[0]))
 
 
 def get_job_for_update(session: Session, project_id: str, job_id: str) -> Job | None:
@@ -68,8 +73,9 @@ def list_jobs(
     if without_metadata:
         query = query.where(Job.user_metadata.is_(None))
     query = after_row(query, Job.created_at, Job.id, after=after)
-    rows = session.execute(query.limit(limit + 1)).all()
-    return cut([JobView(row[0], row[1], row[2]) for row in rows], limit)
+    rows, has_more = cut(list(session.execute(query.limit(limit + 1))), limit)
+    positions = queue_positions(session) if any(row[0].status == Status.QUEUED for row in rows) else {}
+    return [JobView(row[0], row[1], row[2], positions.get(row[0].id)) for row in rows], has_more
 
 
 def request_cancel(session: Session, job_id: str, *, now: float) -> None:

@@ -5,10 +5,14 @@ Explicit, so that a new column never shows by itself: paths, profiles and logs s
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from service.jobs.metrics import Point
 from service.jobs.repository import JobView
 from service.jobs.states import Status, on_the_wire
 from service.models import Job, JobEvent
@@ -54,6 +58,8 @@ class JobObject(BaseModel):
     stage: str
     progress: dict[str, Any] | None
     """Of the current stage: step, total_steps, loss, seconds_remaining, ..."""
+    queue_position: int | None
+    """1 is next; of a queued job among the first thousand."""
     attempts: int
     cancel_requested: bool
     """A running job was asked to stop; its status stays `running` until its process is gone."""
@@ -74,7 +80,7 @@ class JobObject(BaseModel):
             id=job.id,
             created_at=int(job.created_at),
             error=_error(job),
-            estimated_finish=None,
+            estimated_finish=_estimated_finish(job),
             fine_tuned_model=view.fine_tuned_model,
             finished_at=None if job.finished_at is None else int(job.finished_at),
             hyperparameters=job.hyperparameters,
@@ -83,7 +89,7 @@ class JobObject(BaseModel):
             method=job.method,
             model=job.base_id,
             organization_id=job.organization_id,
-            result_files=[],
+            result_files=job.result_file_ids or [],
             seed=job.seed,
             status=status,
             trained_tokens=job.trained_tokens,
@@ -92,6 +98,7 @@ class JobObject(BaseModel):
             validation_file=job.validation_file_id,
             stage=stage,
             progress=job.progress,
+            queue_position=view.queue_position,
             attempts=job.attempt_count,
             cancel_requested=job.cancel_requested_at is not None,
             pause_requested=job.pause_requested_at is not None,
@@ -107,6 +114,11 @@ def _error(job: Job) -> JobError | None:
     if job.error_code is None:
         return None
     return JobError(code=job.error_code, message=job.error_message or "", param=job.error_param)
+
+
+def _estimated_finish(job: Job) -> int | None:
+    at = job.estimated_finish_at
+    return None if at is None else math.ceil(at)
 
 
 class JobList(BaseModel):
@@ -143,3 +155,24 @@ class EventList(BaseModel):
     object: Literal["list"] = "list"
     data: list[EventObject]
     has_more: bool
+
+
+class MetricsPoint(BaseModel):
+    step: int
+    train_loss: float | None
+    learning_rate: float | None
+    tokens_per_second: float | None
+
+
+class MetricsList(BaseModel):
+    object: Literal["list"] = "list"
+    job_id: str
+    num_steps: int
+    """How many steps were measured, before `max_points`."""
+    data: list[MetricsPoint]
+
+    @classmethod
+    def of(cls, job_id: str, points: Sequence[Point], *, num_steps: int) -> MetricsList:
+        return cls(
+            job_id=job_id, num_steps=num_steps, data=[MetricsPoint(**asdict(point)) for point in points]
+        )

@@ -23,6 +23,7 @@ ID_OPERATIONS = [
     ("POST", "/v1/fine_tuning/jobs/{job_id}/pause"),
     ("POST", "/v1/fine_tuning/jobs/{job_id}/resume"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/events"),
+    ("GET", "/v1/fine_tuning/jobs/{job_id}/metrics"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/safety_report"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/adapter"),
     ("GET", "/v1/models/{model}"),

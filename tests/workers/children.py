@@ -25,6 +25,7 @@ from workers.messages import (
     ProgressMade,
     Published,
     StageFinished,
+    StepsMeasured,
     encode,
 )
 from workers.order import OUT_OF_MEMORY_EXIT, Order, is_pause, read_order
@@ -80,6 +81,11 @@ class Child:
 def happy(child: Child) -> None:
     child.say(ProgressMade(step=1, total_steps=2, loss=0.5))
     child.say(MetricsMeasured(step=1, total_steps=2, train_loss=0.5))
+    child.say(
+        StepsMeasured(
+            first_step=1, train_loss=[0.5, 0.25], learning_rate=[1.0, 0.5], tokens_per_second=[9.0, None]
+        )
+    )
     child.say(Noted(text="Reading 12 conversations"))
     prefix = f"{private_prefix(child.order.job_id)}/checkpoint-1"
     child.say(Checkpointed(prefix=prefix, step=1))

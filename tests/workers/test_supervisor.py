@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -14,6 +15,7 @@ from service import outbox
 from service.db import Database
 from service.jobs import lease, service
 from service.models import Adapter, Job
+from service.storage import file_key
 from tests.workers.conftest import Bench, QueuedJob
 
 
@@ -42,6 +44,15 @@ def test_a_job_that_succeeds(bench: Bench, queued_job: QueuedJob) -> None:
     assert b"".join(bench.storage.stream(adapter.storage_key)) == b"tar"
     assert bench.storage.keys(f"private/{job_id}") == []
     assert list(bench.work_dir.iterdir()) == []
+
+    assert set(job.stage_seconds or {}) == {"prepare", "train", "sanitize", "evaluate", "publish"}
+    curve, report = job.result_file_ids or []
+    assert b"".join(bench.storage.stream(file_key(curve))).decode().splitlines() == [
+        "step,train_loss,learning_rate,tokens_per_second",
+        "1,0.5,1.0,9.0",
+        "2,0.25,0.5,",
+    ]
+    assert json.loads(b"".join(bench.storage.stream(file_key(report)))) == job.safety_report
 
     events = bench.events(job_id)
     assert [e.data for e in events if e.type == "metrics"] == [

@@ -67,6 +67,7 @@ class UploadedCheckpoints(CheckpointStore):
         if not is_due and not self._attempt.reporter.pausing():
             return
         super().save(state)
+        self._attempt.reporter.send_curve()  # what lies before the checkpoint will not be repeated
         # A prefix of its own: a reader of the one before it must not see half of this one.
         prefix = f"{self._attempt.prefix(Stage.TRAIN)}-checkpoint-{state.step}"
         self._attempt.storage.upload_folder(prefix, Path(self.dir) / "latest")

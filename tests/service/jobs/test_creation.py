@@ -86,6 +86,7 @@ def test_a_job_is_queued_with_its_events_and_its_doorbell(
         "trained_tokens": None,
         "attempts": 0,
         "cancel_requested": False,
+        "queue_position": 1,
         "pause_requested": False,
         "paused_at": None,
         "progress": None,
