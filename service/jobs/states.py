@@ -43,6 +43,11 @@ def on_the_wire(status: str, stage: str) -> tuple[str, str]:
     return (Status.QUEUED.value, "paused") if status == Status.PAUSED.value else (status, stage)
 
 
+def from_the_wire(shown: str) -> tuple[str, ...]:
+    """The statuses that clients see as `shown`; "paused" is those of them that are paused."""
+    return ("queued", "paused") if shown == Status.QUEUED.value else (shown,)
+
+
 def next_stage(stage: Stage) -> Stage | None:
     position = STAGES.index(stage)
     return STAGES[position + 1] if position + 1 < len(STAGES) else None
