@@ -1,4 +1,4 @@
-"""/v1/fine_tuning/jobs: create, list, retrieve, cancel, pause, resume, events, safety report."""
+"""/v1/fine_tuning/jobs: create, list, retrieve, retry, cancel, pause, resume, events, metrics, report."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from starlette.responses import Response, StreamingResponse
 
 from service.deps import AuthenticatedRoute, CallerDep, DatabaseDep, authenticate
 from service.errors import not_found
-from service.jobs import creation, repository, service
+from service.jobs import cloning, creation, repository, service
 from service.jobs.metrics import MIN_POINTS, read_points, thinned
-from service.jobs.requests import CreateJob
+from service.jobs.requests import CreateJob, RetryJob
 from service.jobs.schemas import EventList, EventObject, JobList, JobObject, MetricsList
 from service.jobs.states import TERMINAL, Status, from_the_wire
 from service.jobs.stream import Start, event_stream
@@ -98,6 +98,23 @@ def cancel_job(job_id: str, database: DatabaseDep, caller: CallerDep) -> JobObje
     with database.transaction() as session:
         service.cancel_job(session, project_id=caller.project_id, job_id=job_id, now=time.time())
         return JobObject.of(service.get_job(session, caller.project_id, job_id))
+
+
+@router.post("/{job_id}/retry")
+def retry_job(
+    job_id: str, database: DatabaseDep, caller: CallerDep, body: RetryJob | None = None
+) -> JobObject:
+    """A new job with the inputs of this one, except for the fields in the body, if any."""
+    with database.transaction() as session:
+        new_id = cloning.retry_job(
+            session,
+            body,
+            project_id=caller.project_id,
+            organization_id=caller.organization_id,
+            job_id=job_id,
+            now=time.time(),
+        )
+        return JobObject.of(service.get_job(session, caller.project_id, new_id))
 
 
 @router.post("/{job_id}/pause")

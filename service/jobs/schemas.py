@@ -67,6 +67,8 @@ class JobObject(BaseModel):
     """A running job was asked to pause; its stage is `paused` when its process is gone."""
     paused_at: str | None
     """The stage at which a paused job goes on."""
+    cloned_from: str | None
+    """The job that this one was made from by `retry`."""
     base: Base
     lora: dict[str, Any]
     safety: dict[str, Any] | None
@@ -103,6 +105,7 @@ class JobObject(BaseModel):
             cancel_requested=job.cancel_requested_at is not None,
             pause_requested=job.pause_requested_at is not None,
             paused_at=job.stage if job.status == Status.PAUSED.value else None,
+            cloned_from=job.cloned_from,
             base=Base(model=job.base_id, revision=view.base_revision, sha256=job.base_sha256),
             lora=job.spec["lora"],
             safety=None if job.safety_report is None else job.safety_report.get("summary"),

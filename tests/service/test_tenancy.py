@@ -20,6 +20,7 @@ ID_OPERATIONS = [
     ("DELETE", "/v1/files/{file_id}"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}"),
     ("POST", "/v1/fine_tuning/jobs/{job_id}/cancel"),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/retry"),
     ("POST", "/v1/fine_tuning/jobs/{job_id}/pause"),
     ("POST", "/v1/fine_tuning/jobs/{job_id}/resume"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/events"),
