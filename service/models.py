@@ -131,7 +131,8 @@ class Job(Table):
     user_metadata: Mapped[dict[str, Any] | None] = mapped_column("metadata", Json)
     request: Mapped[dict[str, Any] | None]
     """As the client sent it: what a clone starts from. Null for jobs older than this column."""
-    cloned_from: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    cloned_from: Mapped[str | None] = mapped_column(String(64))
+    """The id of a job. No foreign key: SQLite cannot add one to a table that others refer to."""
     created_at: Mapped[float]
 
     status: Mapped[str] = mapped_column(String(16))

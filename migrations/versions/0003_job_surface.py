@@ -25,7 +25,8 @@ INDEXES = {
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("jobs") as jobs:
+    # Never anew: dropping a table that others refer to is what SQLite refuses.
+    with op.batch_alter_table("jobs", recreate="never") as jobs:
         jobs.add_column(sa.Column("pause_requested_at", SECONDS, nullable=True))
         jobs.add_column(sa.Column("queued_at", SECONDS, nullable=True))
         jobs.add_column(sa.Column("stage_began_at", SECONDS, nullable=True))
@@ -34,7 +35,6 @@ def upgrade() -> None:
         jobs.add_column(sa.Column("request", JSON, nullable=True))
         jobs.add_column(sa.Column("cloned_from", sa.String(length=64), nullable=True))
         jobs.add_column(sa.Column("result_file_ids", JSON, nullable=True))
-        jobs.create_foreign_key("fk_jobs_cloned_from", "jobs", ["cloned_from"], ["id"])
         for name, columns in INDEXES.items():
             jobs.create_index(name, columns)
     op.execute("UPDATE jobs SET queued_at = COALESCE(rung_at, created_at) WHERE status = 'queued'")
@@ -57,10 +57,9 @@ def downgrade() -> None:
     op.drop_table("job_metrics")
     # The status of paused jobs is new: the version before knows them as waiting.
     op.execute("UPDATE jobs SET status = 'queued' WHERE status = 'paused'")
-    with op.batch_alter_table("jobs") as jobs:
+    with op.batch_alter_table("jobs", recreate="never") as jobs:
         for name in reversed(INDEXES):
             jobs.drop_index(name)
-        jobs.drop_constraint("fk_jobs_cloned_from", type_="foreignkey")
         for name in (
             "result_file_ids",
             "cloned_from",

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from service.jobs.error_kinds import ErrorKind, error_kind
 from service.jobs.metrics import Point
 from service.jobs.repository import JobView
 from service.jobs.states import Status, on_the_wire
@@ -67,6 +68,8 @@ class JobObject(BaseModel):
     """A running job was asked to pause; its stage is `paused` when its process is gone."""
     paused_at: str | None
     """The stage at which a paused job goes on."""
+    error_kind: ErrorKind | None
+    """Who can do something about `error`: user, operator or system. Null without an error."""
     cloned_from: str | None
     """The job that this one was made from by `retry`."""
     base: Base
@@ -105,6 +108,7 @@ class JobObject(BaseModel):
             cancel_requested=job.cancel_requested_at is not None,
             pause_requested=job.pause_requested_at is not None,
             paused_at=job.stage if job.status == Status.PAUSED.value else None,
+            error_kind=None if job.error_code is None else error_kind(job.error_code),
             cloned_from=job.cloned_from,
             base=Base(model=job.base_id, revision=view.base_revision, sha256=job.base_sha256),
             lora=job.spec["lora"],

@@ -88,6 +88,7 @@ def test_a_job_is_queued_with_its_events_and_its_doorbell(
         "cancel_requested": False,
         "queue_position": 1,
         "cloned_from": None,
+        "error_kind": None,
         "pause_requested": False,
         "paused_at": None,
         "progress": None,

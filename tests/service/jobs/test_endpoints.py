@@ -92,6 +92,7 @@ def test_a_job_shows_its_progress_its_error_and_its_model(
         "message": "no strength met the gate",
         "param": None,
     }
+    assert (wire(failed)["error_kind"], wire(running)["error_kind"]) == ("user", None)
     assert wire(failed)["safety"] == {"harmful_score": {"after": 50.0}}
     assert wire(failed)["finished_at"] == 12
     assert (wire(done_id)["fine_tuned_model"], wire(done_id)["trained_tokens"]) == (model, 5)
