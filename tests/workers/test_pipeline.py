@@ -26,12 +26,14 @@ from tests.workers.pipeline_bench import ALPHAS, MUS, PipelineBench, outputs, un
 from workers import runner
 from workers.attempt import StageError
 from workers.messages import (
+    AnyMessage,
     Checkpointed,
     Failed,
     MetricsMeasured,
     Noted,
     Published,
     StageFinished,
+    StepsMeasured,
 )
 from workers.order import Order, set_stop_flag, write_order
 from workers.reporter import Reporter
@@ -151,6 +153,12 @@ def test_training_resumes_from_its_checkpoint_with_the_same_bits(
     assert outputs(resumed)["train"]["adapter_sha256"] == unbroken["adapter_sha256"]
 
 
+def curve(messages: list[AnyMessage]) -> list[int]:
+    """The steps of the training curve."""
+    parts = [message for message in messages if isinstance(message, StepsMeasured)]
+    return [part.first_step + i for part in parts for i in range(len(part.train_loss))]
+
+
 def test_a_pause_loses_no_step(bench: PipelineBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """No checkpoint was due; the flag comes after step 3 began to be reported, so step 4 is saved."""
     unbroken = outputs(bench.run(bench.order))["train"]
@@ -163,11 +171,12 @@ def test_a_pause_loses_no_step(bench: PipelineBench, monkeypatch: pytest.MonkeyP
     steps = [m.step for m in messages if isinstance(m, MetricsMeasured)]
     (checkpoint,) = [m for m in messages if isinstance(m, Checkpointed)]
     assert (steps, checkpoint.step) == ([1, 2, 3], 4)
+    assert curve(messages) == [1, 2, 3, 4], "what was trained is known, the last step too"
 
     resumed = bench.run(
         bench.resumed(order, messages, Stage.TRAIN, checkpoint=msgspec.to_builtins(checkpoint))
     )
-    assert [m.step for m in resumed if isinstance(m, MetricsMeasured)] == [5, 6]
+    assert [m.step for m in resumed if isinstance(m, MetricsMeasured)] == curve(resumed) == [5, 6]
     assert outputs(resumed)["train"]["adapter_sha256"] == unbroken["adapter_sha256"]
 
 
