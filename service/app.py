@@ -20,6 +20,7 @@ from service.deps import AuthenticatedRoute, State
 from service.errors import ErrorBody
 from service.files import endpoints as files
 from service.jobs import endpoints as jobs
+from service.jobs.feed import EventFeed
 from service.middleware import RequestContext
 from service.settings import Settings
 from service.storage import Storage, storage_from_url
@@ -64,8 +65,10 @@ def _lifespan(
     settings: Settings, database: Database | None, storage: Storage | None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[State]]:
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[State]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         opened = database or Database.from_url(settings.database_url)
+        # Also where `service.main` finds it, to end the streams before the server waits for them.
+        app.state.event_feed = feed = EventFeed(opened)
         try:
             schema.require_head(opened.engine)
             yield State(
@@ -73,8 +76,10 @@ def _lifespan(
                 database=opened,
                 storage=storage or storage_from_url(settings.storage_url),
                 upload_threads=CapacityLimiter(MAX_CONCURRENT_UPLOADS),
+                event_feed=feed,
             )
         finally:
+            feed.close()
             if database is None:
                 opened.close()
 

@@ -23,6 +23,7 @@ from starlette.types import Message, Receive
 from service import auth
 from service.db import Database
 from service.errors import unauthorized
+from service.jobs.feed import EventFeed
 from service.settings import Settings
 from service.storage import Storage
 
@@ -36,6 +37,7 @@ class State(TypedDict):
     database: Database
     storage: Storage
     upload_threads: CapacityLimiter
+    event_feed: EventFeed
 
 
 @dataclass(frozen=True)

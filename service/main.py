@@ -11,6 +11,7 @@ import socket
 import sys
 
 import uvicorn
+from fastapi import FastAPI
 
 from service import log
 from service.app import create_app
@@ -31,6 +32,18 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+class _Server(uvicorn.Server):
+    """Ends the event streams first: a server that stops waits for its connections."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.state.event_feed.close()
+        await super().shutdown(sockets)
+
+
 def serve(*, host: str, port: int) -> None:
     settings = settings_from_environment()
     log.configure(json=settings.log_json)
@@ -39,7 +52,7 @@ def serve(*, host: str, port: int) -> None:
         app = create_app(settings, database=database, storage=open_storage(settings.storage_url))
         with listen(host, port) as listener:
             config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False)
-            uvicorn.Server(config).run(sockets=[listener])
+            _Server(config, app).run(sockets=[listener])
     finally:
         database.close()
 

@@ -160,7 +160,11 @@ class Job(Table):
     __tablename__ = "jobs"
     __table_args__ = (
         Index("ix_jobs_listing", "project_id", "created_at", "id"),
+        Index("ix_jobs_listing_by_status", "project_id", "status", "created_at", "id"),
+        Index("ix_jobs_listing_by_base", "project_id", "base_id", "created_at", "id"),
         Index("ix_jobs_leases", "status", "lease_expires_at"),
+        Index("ix_jobs_queue", "status", "queued_at", "id"),
+        Index("ix_jobs_history", "base_id", "status", "finished_at"),
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -180,6 +184,10 @@ class Job(Table):
     safety_profile: Mapped[dict[str, Any]]
     """The base's profile at creation: a later change of the base does not reach this job."""
     user_metadata: Mapped[dict[str, Any] | None] = mapped_column("metadata", Json)
+    request: Mapped[dict[str, Any] | None]
+    """As the client sent it: what a clone starts from. Null for jobs older than this column."""
+    cloned_from: Mapped[str | None] = mapped_column(String(64))
+    """The id of a job. No foreign key: SQLite cannot add one to a table that others refer to."""
     created_at: Mapped[float]
 
     status: Mapped[str] = mapped_column(String(16))
@@ -187,6 +195,10 @@ class Job(Table):
     started_at: Mapped[float | None]
     finished_at: Mapped[float | None]
     cancel_requested_at: Mapped[float | None]
+    pause_requested_at: Mapped[float | None]
+    """Set while a running job is asked to pause; null again once it is paused."""
+    queued_at: Mapped[float | None]
+    """When it last entered the queue: the order of the queue."""
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_message: Mapped[str | None] = mapped_column(Text)
     error_param: Mapped[str | None] = mapped_column(String(64))
@@ -199,11 +211,16 @@ class Job(Table):
     """When a message for this job was last put into the outbox."""
 
     progress: Mapped[dict[str, Any] | None]
+    stage_began_at: Mapped[float | None]
+    stage_seconds: Mapped[dict[str, Any] | None]
+    """How long each finished stage took; what later jobs on the same base are estimated from."""
+    estimated_finish_at: Mapped[float | None]
     stage_outputs: Mapped[dict[str, Any]] = mapped_column(Json, default=dict)
     """Completion marker per stage, written with the fencing number: what a resuming attempt trusts."""
     checkpoint: Mapped[dict[str, Any] | None]
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
     safety_report: Mapped[dict[str, Any] | None]
+    result_file_ids: Mapped[list[Any] | None]
     log_tail: Mapped[str | None] = mapped_column(Text)
     """Last lines of the child's log, for operators; never shown to tenants."""
 
@@ -222,6 +239,22 @@ class JobEvent(Table):
     type: Mapped[str] = mapped_column(String(16))
     message: Mapped[str] = mapped_column(Text)
     data: Mapped[dict[str, Any] | None]
+
+
+class JobMetrics(Table):
+    """Consecutive training steps in one row, packed (`service.jobs.metrics`): a row per step would cost
+    ten times the space. A later row wins over an earlier one for the same step: the step was repeated."""
+
+    __tablename__ = "job_metrics"
+    __table_args__ = (Index("ix_job_metrics_listing", "job_id", "sequence"),)
+
+    sequence: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    )
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    first_step: Mapped[int]
+    num_steps: Mapped[int]
+    figures: Mapped[bytes]
 
 
 class OutboxMessage(Table):

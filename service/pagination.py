@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, and_, or_
+from sqlalchemy import Select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
 T = TypeVar("T")
@@ -24,10 +24,9 @@ def after_row(
     query = query.order_by(*order)
     if after is None:
         return query
-    time, row_id = after
-    if ascending:
-        return query.where(or_(created_at > time, and_(created_at == time, id > row_id)))
-    return query.where(or_(created_at < time, and_(created_at == time, id < row_id)))
+    # Row values and no OR: so both databases start at this place of the index, however deep it lies.
+    row, place = tuple_(created_at, id), tuple_(*after)
+    return query.where(row > place if ascending else row < place)
 
 
 def cut(rows: list[T], limit: int) -> tuple[list[T], bool]:

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     cancel_grace_seconds: Seconds = Field(
         default=20.0, description="from the cancel flag to SIGTERM; the child stops at its next step"
     )
+    pause_grace_seconds: Seconds = Field(
+        default=300.0, description="from the pause flag to SIGTERM; a step and its checkpoint must fit"
+    )
     terminate_grace_seconds: Seconds = Field(default=10.0, description="from SIGTERM to SIGKILL")
     stage_deadline_seconds: Seconds = Field(
         default=24 * 3600.0, description="a stage that takes longer fails with deadline_exceeded"

@@ -138,6 +138,8 @@ def make_job(session: Session, project_id: str, **overrides: Any) -> Job:
     }
     if "training_file_id" not in values:
         values["training_file_id"] = make_file(session, project_id).id
+    if values["status"] == Status.QUEUED.value:
+        values.setdefault("queued_at", values["created_at"])
     job = Job(project_id=project_id, base_id=base_id, **values)
     session.add(job)
     session.flush()

@@ -3,6 +3,7 @@
 a cancel was asked for     -> Cancelled     whatever else happened
 the child gave a verdict   -> Finished      it published, or it says why it cannot
 a stage took too long      -> DeadlineExceeded
+a pause was asked for      -> Paused        keeps its newest checkpoint, not counted as an attempt
 this worker shuts down     -> Drained       goes back to the queue, not counted as an attempt
 exit code 42               -> OutOfMemory   once more with half the micro-batch
 anything else              -> Died          back to the queue while attempts are left
@@ -25,6 +26,8 @@ class StopReason(StrEnum):
     VERDICT = "verdict"
     """It said how it ended but does not exit."""
     DEADLINE = "deadline"
+    PAUSE = "pause"
+    """Its owner wants to go on later: it saves a checkpoint before it stops."""
     DRAIN = "drain"
 
 
@@ -40,6 +43,11 @@ class Finished:
 
 @dataclass(frozen=True)
 class DeadlineExceeded:
+    pass
+
+
+@dataclass(frozen=True)
+class Paused:
     pass
 
 
@@ -70,7 +78,14 @@ class Died:
         return "its process stopped because of an internal error"
 
 
-Ending = Cancelled | Finished | DeadlineExceeded | Drained | OutOfMemory | Died
+Ending = Cancelled | Finished | DeadlineExceeded | Paused | Drained | OutOfMemory | Died
+
+
+_STOPPED: dict[StopReason | None, Ending] = {
+    StopReason.DEADLINE: DeadlineExceeded(),
+    StopReason.PAUSE: Paused(),
+    StopReason.DRAIN: Drained(),
+}
 
 
 def ending_of(*, exit_code: int, verdict: Verdict | None, stop_reason: StopReason | None) -> Ending:
@@ -78,10 +93,8 @@ def ending_of(*, exit_code: int, verdict: Verdict | None, stop_reason: StopReaso
         return Cancelled()
     if verdict is not None:
         return Finished(verdict)
-    if stop_reason is StopReason.DEADLINE:
-        return DeadlineExceeded()
-    if stop_reason is StopReason.DRAIN:
-        return Drained()
+    if stop_reason in _STOPPED:
+        return _STOPPED[stop_reason]
     if exit_code == OUT_OF_MEMORY_EXIT:
         return OutOfMemory()
     return Died(exit_code)

@@ -36,6 +36,15 @@ class MetricsMeasured(Message, frozen=True, kw_only=True, tag="metrics"):
     train_loss: float
 
 
+class StepsMeasured(Message, frozen=True, kw_only=True, tag="steps"):
+    """Consecutive points of the training curve, every step of it; the lists are equally long."""
+
+    first_step: int
+    train_loss: list[float | None]
+    learning_rate: list[float | None]
+    tokens_per_second: list[float | None]
+
+
 class Noted(Message, frozen=True, kw_only=True, tag="note"):
     """A sentence for the job's owner; becomes a `message` event."""
 
@@ -78,7 +87,9 @@ class Failed(Message, frozen=True, kw_only=True, tag="failed"):
     safety_report: dict[str, Any] | None = None
 
 
-AnyMessage = ProgressMade | MetricsMeasured | Noted | Checkpointed | StageFinished | Published | Failed
+AnyMessage = (
+    ProgressMade | MetricsMeasured | StepsMeasured | Noted | Checkpointed | StageFinished | Published | Failed
+)
 Verdict = Published | Failed
 
 _encoder = msgspec.json.Encoder()

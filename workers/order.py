@@ -72,6 +72,21 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         return SafetyProfile.model_validate(self.safety_profile)
 
 
+def set_stop_flag(path: Path, *, pause: bool) -> None:
+    """Appears with its content at once: a child must not take a pause for a plain stop."""
+    partial = path.with_suffix(".partial")
+    partial.write_text("pause" if pause else "")
+    partial.replace(path)
+
+
+def is_pause(path: Path) -> bool:
+    """Whether the stop flag is set and asks for a pause."""
+    try:
+        return path.read_text() == "pause"
+    except FileNotFoundError:
+        return False
+
+
 def write_order(order: Order, path: Path) -> None:
     """Readable by the owner only: it names a tenant's files."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -6,6 +6,7 @@ All of them raise LeaseLostError once another worker owns the job or it was ende
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -15,12 +16,24 @@ from service import outbox
 from service.adapters.release import release
 from service.db import Database
 from service.jobs import lease
+from service.jobs.estimates import later_stages_seconds
 from service.jobs.events import add_event
-from service.jobs.lease import Claim
+from service.jobs.lease import Claim, StopRequest
+from service.jobs.metrics import add_steps
+from service.jobs.results import ResultFile
 from service.jobs.states import Stage, Status
 from service.jobs.transitions import LeaseLostError, fail, move
 from service.models import Job
-from workers.endings import Cancelled, DeadlineExceeded, Died, Drained, Ending, Finished, OutOfMemory
+from workers.endings import (
+    Cancelled,
+    DeadlineExceeded,
+    Died,
+    Drained,
+    Ending,
+    Finished,
+    OutOfMemory,
+    Paused,
+)
 from workers.messages import (
     AnyMessage,
     Checkpointed,
@@ -30,6 +43,7 @@ from workers.messages import (
     ProgressMade,
     Published,
     StageFinished,
+    StepsMeasured,
 )
 
 
@@ -48,16 +62,30 @@ class JobRecord:
         self._model_id = model_id
         self._ttl_seconds = lease_ttl_seconds
         self._max_attempts = max_attempts
+        self._later_seconds: dict[str, float | None] = {}
 
-    def heartbeat(self, progress: ProgressMade | None = None) -> bool:
-        """Extend the lease; True if a cancel was asked for."""
+    def heartbeat(self, progress: ProgressMade | None = None) -> StopRequest | None:
+        """Extend the lease; what the job's owner asked for."""
         now = time.time()
         with self._database.transaction() as session:
             asked = lease.heartbeat(session, self._claim, ttl_seconds=self._ttl_seconds, now=now)
             if progress is not None:
                 figures = {field: getattr(progress, field) for field in progress.__struct_fields__}
-                lease.write(session, self._claim, progress=figures)
+                estimate = self._estimated_finish_at(session, progress.seconds_remaining, now=now)
+                lease.write(session, self._claim, progress=figures, estimated_finish_at=estimate)
         return asked
+
+    def _estimated_finish_at(
+        self, session: Session, seconds_remaining: float | None, *, now: float
+    ) -> float | None:
+        """Of the whole job: what is left of this stage, and how long the later ones took others."""
+        if seconds_remaining is None:
+            return None
+        stage = session.scalars(select(Job.stage).where(Job.id == self._claim.job_id)).one()
+        if stage not in self._later_seconds:
+            self._later_seconds[stage] = later_stages_seconds(session, self._claim.job_id)
+        later = self._later_seconds[stage]
+        return None if later is None else now + seconds_remaining + later
 
     def apply(self, message: AnyMessage) -> None:
         """Write what the child said. Verdicts wait for `conclude`: the process must be gone first."""
@@ -77,6 +105,15 @@ class JobRecord:
                         type="metrics",
                         data={"step": step, "total_steps": total, "train_loss": loss},
                     )
+                case StepsMeasured():
+                    add_steps(
+                        session,
+                        self._claim.job_id,
+                        first_step=message.first_step,
+                        train_loss=message.train_loss,
+                        learning_rate=message.learning_rate,
+                        tokens_per_second=message.tokens_per_second,
+                    )
                 case Checkpointed(prefix=prefix, step=step):
                     lease.write(session, self._claim, checkpoint={"prefix": prefix, "step": step})
                 case StageFinished(stage=stage, output=output, safety_report=report):
@@ -87,8 +124,8 @@ class JobRecord:
                 case _:
                     raise AssertionError(f"{type(message).__name__} is not applied on arrival")
 
-    def conclude(self, ending: Ending, *, log_tail: str) -> bool:
-        """Write how the attempt ended; True if the job is over with that, False if it is queued again."""
+    def conclude(self, ending: Ending, *, log_tail: str, result_files: Sequence[ResultFile] = ()) -> bool:
+        """Write how the attempt ended; True if the job is over with that, False if it waits again."""
         now = time.time()
         claim = self._claim
         with self._database.transaction() as session:
@@ -121,6 +158,7 @@ class JobRecord:
                         sha256=published.sha256,
                         safety_report=published.safety_report,
                         now=now,
+                        result_files=result_files,
                     )
                 case Finished(verdict=Failed() as failed):
                     self._fail(session, stage, failed, log_tail=log_tail, now=now)
@@ -135,8 +173,10 @@ class JobRecord:
                     )
                     verdict = Failed(code="out_of_memory", message=text)
                     self._fail(session, stage, verdict, log_tail=log_tail, now=now)
-                case Drained():
-                    reason = "its worker is shutting down"
+                # Kept paused by `hand_back`; or queued, if it was resumed while it stopped.
+                case Paused() | Drained():
+                    drained = isinstance(ending, Drained)
+                    reason = "its worker is shutting down" if drained else "it was resumed"
                     lease.hand_back(
                         session, claim, reason=reason, now=now, count_attempt=False, progress=None
                     )

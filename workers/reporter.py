@@ -9,19 +9,31 @@ from pathlib import Path
 
 from autoclave.errors import CancelledError
 from autoclave.progress import Progress
-from workers.messages import AnyMessage, MetricsMeasured, Noted, ProgressMade, encode
+from workers.messages import AnyMessage, MetricsMeasured, Noted, ProgressMade, StepsMeasured, encode
+from workers.order import is_pause
 
 PROGRESS_SECONDS = 0.3
 METRICS_PER_JOB = 100
+# Points of the curve are sent together: after a second at first, then after a hundredth of the time that
+# training took so far, so that a long job makes no more than some thousand messages.
+CURVE_SECONDS = (1.0, 30.0)
+CURVE_FRACTION = 0.01
+CURVE_POINTS = 10_000
 
 
 class Reporter:
     """Every method raises BrokenPipeError once the supervisor is gone: nobody is left to work for."""
 
-    def __init__(self, descriptor: int, stop_flag: Path) -> None:
+    def __init__(
+        self, descriptor: int, stop_flag: Path, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
         self._pipe = os.fdopen(descriptor, "wb", buffering=0)
         self._stop_flag = stop_flag
         self._progress_at = 0.0
+        self._curve: list[Progress] = []
+        self._curve_began_at: float | None = None
+        self._curve_sent_at = 0.0
 
     def close(self) -> None:
         self._pipe.close()
@@ -37,10 +49,17 @@ class Reporter:
         if self._stop_flag.exists():
             raise CancelledError("the supervisor asked to stop")
 
+    def pausing(self) -> bool:
+        """Whether this attempt should stop as soon as nothing would be lost."""
+        return is_pause(self._stop_flag)
+
     def on_progress(self, progress: Progress) -> None:
         """For every long function of the library."""
         self.check()
-        now = time.monotonic()
+        self._show(progress)
+
+    def _show(self, progress: Progress) -> None:
+        now = self._clock()
         if progress.step < progress.total_steps and now - self._progress_at < PROGRESS_SECONDS:
             return
         self._progress_at = now
@@ -55,13 +74,43 @@ class Reporter:
             )
         )
 
-    def on_training_progress(self, progress: Progress) -> None:
-        """Also a point of the loss curve, at most METRICS_PER_JOB of them, first and last included."""
-        self.on_progress(progress)
+    def on_training_progress(self, progress: Progress, *, saved: bool) -> None:
+        """Also a point of the loss curve, at most METRICS_PER_JOB of them, first and last included.
+
+        `saved`: a checkpoint holds this step. A pause waits for one, so that no step is lost."""
+        self._add_to_curve(progress, last_chance=saved)
+        if saved or not self.pausing():
+            self.check()
+        self._show(progress)
         step, total = progress.step, progress.total_steps
         every = -(-total // METRICS_PER_JOB)
         if progress.loss is not None and (step in (1, total) or step % every == 0):
             self.say(MetricsMeasured(step=step, total_steps=total, train_loss=progress.loss))
+
+    def _add_to_curve(self, progress: Progress, *, last_chance: bool) -> None:
+        """`last_chance`: a resumed attempt would not repeat this step."""
+        now = self._clock()
+        if self._curve_began_at is None:
+            self._curve_began_at = self._curve_sent_at = now
+        self._curve.append(progress)
+        shortest, longest = CURVE_SECONDS
+        pause = min(longest, max(shortest, CURVE_FRACTION * (now - self._curve_began_at)))
+        is_due = now - self._curve_sent_at >= pause or len(self._curve) >= CURVE_POINTS
+        if is_due or last_chance or progress.step == progress.total_steps:
+            self.send_curve()
+            self._curve_sent_at = now
+
+    def send_curve(self) -> None:
+        """What was not sent yet."""
+        if self._curve:
+            steps = StepsMeasured(
+                first_step=self._curve[0].step,
+                train_loss=[point.loss for point in self._curve],
+                learning_rate=[point.learning_rate for point in self._curve],
+                tokens_per_second=[point.tokens_per_second for point in self._curve],
+            )
+            self._curve.clear()
+            self.say(steps)
 
     def rounds(self, num_rounds: int) -> Rounds:
         return Rounds(self.on_progress, num_rounds)

@@ -21,12 +21,15 @@ import structlog
 from service.db import Database
 from service.jobs import lease
 from service.jobs.lease import Claim
+from service.jobs.metrics import read_points
+from service.jobs.results import ResultFile, store_results, validation_loss
 from service.jobs.transitions import LeaseLostError
+from service.models import Job
 from service.settings import Settings
 from service.storage import Storage, private_prefix
 from workers.child import ChildProcess
-from workers.endings import Ending, OutOfMemory
-from workers.messages import Noted
+from workers.endings import Ending, Finished, OutOfMemory
+from workers.messages import Noted, Published
 from workers.order import Order, write_order
 from workers.order_from_job import order_from_job
 from workers.record import JobRecord, ring_again
@@ -106,7 +109,7 @@ class Supervisor:
             )
 
     def _work(self, claim: Claim, scratch: Path) -> bool:
-        """True if the job is over, False if it is queued again."""
+        """True if the job is over, False if it is queued again or paused."""
         order = self._order(claim, scratch)
         record = JobRecord(
             self._database,
@@ -123,7 +126,7 @@ class Supervisor:
                 self._order(claim, scratch), model_id=order.model_id, micro_batch_divisor=2
             )
             ending, log_tail = self._watch_child(order, record)
-        return self._conclude(record, ending, log_tail)
+        return self._conclude(record, claim.job_id, ending, log_tail)
 
     def _order(self, claim: Claim, scratch: Path) -> Order:
         with self._database.snapshot() as session:
@@ -151,12 +154,22 @@ class Supervisor:
             log.info("child ended", job_id=order.job_id, pid=child.pid, ending=type(ending).__name__)
             return ending, child.log_tail()
 
-    def _conclude(self, record: JobRecord, ending: Ending, log_tail: str) -> bool:
+    def _write_ending(self, record: JobRecord, job_id: str, ending: Ending, log_tail: str) -> bool:
+        files: list[ResultFile] = []  # swept up later, should the job end in another way
+        if isinstance(ending, Finished) and isinstance(ending.verdict, Published):
+            report = ending.verdict.safety_report
+            with self._database.snapshot() as session:
+                points = read_points(session, job_id)
+                loss = validation_loss(session.get_one(Job, job_id), report)
+            files = store_results(self._storage, points=points, report=report, valid_loss=loss)
+        return record.conclude(ending, log_tail=log_tail, result_files=files)
+
+    def _conclude(self, record: JobRecord, job_id: str, ending: Ending, log_tail: str) -> bool:
         """Write the ending, trying again for as long as the lease may last."""
         give_up_at = time.monotonic() + self._limits.lease_ttl_seconds
         while True:
             try:
-                return record.conclude(ending, log_tail=log_tail)
+                return self._write_ending(record, job_id, ending, log_tail)
             except DATABASE_OUTAGE as error:
                 if time.monotonic() > give_up_at:
                     raise LeaseLostError("the database did not answer") from error

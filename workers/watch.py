@@ -1,4 +1,4 @@
-"""Watches one child under one claim until it is gone: messages, heartbeats, cancel, deadline, shutdown.
+"""Watches one child under one claim until it is gone: messages, heartbeats, stops, deadline, shutdown.
 
 The loop never waits long for any one thing. A database that does not answer is survived for as long as
 the lease lasts; after that the job may belong to somebody else, and the child is ended.
@@ -17,11 +17,13 @@ import structlog
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from service.jobs.lease import StopRequest
 from service.jobs.transitions import LeaseLostError
 from workers.child import ChildProcess
 from workers.endings import Ending, StopReason, ending_of
 from workers.escalation import Escalation, Step
 from workers.messages import AnyMessage, Failed, ProgressMade, Published, StageFinished, Verdict
+from workers.order import set_stop_flag
 from workers.record import JobRecord
 
 log = structlog.get_logger(__name__)
@@ -43,6 +45,7 @@ class Limits:
     heartbeat_seconds: float
     max_attempts: int
     cancel_grace_seconds: float
+    pause_grace_seconds: float
     terminate_grace_seconds: float
     stage_deadline_seconds: float
 
@@ -130,8 +133,13 @@ class Watch:
                 self._renewed_at = now
             progress_due = self._progress is not None and now - self._progress_at >= PROGRESS_SECONDS
             if now >= self._next_heartbeat_at or progress_due:
-                if self._record.heartbeat(self._progress):
-                    self._stop(StopReason.CANCEL, flag_seconds=self._limits.cancel_grace_seconds)
+                match self._record.heartbeat(self._progress):
+                    case StopRequest.CANCEL:
+                        self._stop(StopReason.CANCEL, flag_seconds=self._limits.cancel_grace_seconds)
+                    case StopRequest.PAUSE:
+                        self._stop(StopReason.PAUSE, flag_seconds=self._limits.pause_grace_seconds)
+                    case None:
+                        pass
                 self._renewed_at = now
                 self._next_heartbeat_at = now + self._limits.heartbeat_seconds
                 if self._progress is not None:
@@ -160,10 +168,11 @@ class Watch:
 
     def _stop(self, reason: StopReason, *, flag_seconds: float) -> None:
         """Begin to stop the child. A shutdown hurries a stop that has already begun, because a worker
-        is not given long to end; the first reason stays."""
-        if self._stop_reason is None:
+        is not given long to end; the first reason stays, but a cancel ends a pause."""
+        first = self._stop_reason is None
+        if first or (reason, self._stop_reason) == (StopReason.CANCEL, StopReason.PAUSE):
             self._stop_reason = reason
-            self._stop_flag.touch()
+            set_stop_flag(self._stop_flag, pause=reason is StopReason.PAUSE)
             log.info("stopping child", pid=self._child.pid, reason=reason.value)
         elif reason is not StopReason.DRAIN or self._escalation_hurried():
             return

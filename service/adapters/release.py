@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -10,6 +11,7 @@ from sqlalchemy.orm import Session
 from service import ids
 from service.jobs.events import add_event
 from service.jobs.lease import Claim
+from service.jobs.results import ResultFile, add_results
 from service.jobs.states import Stage, Status
 from service.jobs.transitions import move
 from service.models import Adapter, Job
@@ -25,8 +27,9 @@ def release(
     sha256: str,
     safety_report: dict[str, Any],
     now: float,
+    result_files: Sequence[ResultFile] = (),
 ) -> Adapter:
-    """Insert the adapter and end the job as succeeded, both or neither.
+    """Insert the adapter and the result files and end the job as succeeded, all or nothing.
 
     The transition table lets only (running, publish) through, which is reached only over sanitize
     and evaluate. Raises LeaseLostError for a worker that no longer owns the job.
@@ -34,6 +37,9 @@ def release(
     job = session.scalars(select(Job).where(Job.id == claim.job_id)).one()
     missing = {Stage.SANITIZE.value, Stage.EVALUATE.value} - job.stage_outputs.keys()
     assert not missing, f"{job.id} reached publish without finishing {sorted(missing)}"
+    seconds = dict(job.stage_seconds or {})
+    if job.stage_began_at is not None:
+        seconds[Stage.PUBLISH.value] = now - job.stage_began_at
     adapter = Adapter(
         model_id=model_id,
         job_id=job.id,
@@ -55,7 +61,12 @@ def release(
         data={"fine_tuned_model": model_id},
         now=now,
         fencing_number=claim.fencing_number,
-        values={"safety_report": safety_report, "progress": None},
+        values={
+            "safety_report": safety_report,
+            "progress": None,
+            "stage_seconds": seconds,
+            "result_file_ids": add_results(session, job, result_files, now=now),
+        },
     )
     return adapter
 

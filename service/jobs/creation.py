@@ -30,7 +30,13 @@ MAX_SEED = 2**31 - 1
 
 
 def create_job(
-    session: Session, request: CreateJob, *, project_id: str, organization_id: str, now: float
+    session: Session,
+    request: CreateJob,
+    *,
+    project_id: str,
+    organization_id: str,
+    now: float,
+    cloned_from: str | None = None,
 ) -> str:
     """The id of the new job, which is queued. Raises ApiError 404 for a model or file that is not
     there for this project, 400 for everything else that cannot work."""
@@ -76,6 +82,8 @@ def create_job(
         spec=spec.model_dump(mode="json"),
         safety_profile=base.safety_profile,
         user_metadata=dict(request.metadata) if request.metadata else None,
+        request=request.model_dump(mode="json", exclude_none=True),
+        cloned_from=cloned_from,
         created_at=now,
         status=status.value,
         stage=stage.value,

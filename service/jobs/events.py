@@ -1,4 +1,9 @@
-"""The job's log as its owner sees it. Every change of state writes one event, in its transaction."""
+"""The job's log as its owner sees it. Every change of state writes one event, in its transaction.
+
+Whoever adds an event holds the lock of the job's row (it was updated or selected for update before):
+so the events of a job become visible in the order of their sequence, and a reader who goes on behind the
+last one it saw misses none.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ another claim bumped it, the old worker's writes touch no row (LeaseLostError).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import select, update
@@ -18,6 +19,13 @@ from service.jobs.events import add_event
 from service.jobs.states import Stage, Status, next_stage
 from service.jobs.transitions import LeaseLostError, fail, move
 from service.models import Job
+
+
+class StopRequest(StrEnum):
+    """What the owner of a running job asked for. A cancel outranks a pause."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ def claim(
             fencing_number=Job.fencing_number + 1,
             attempt_count=Job.attempt_count + 1,
             progress=None,
+            stage_began_at=now,
         )
         .returning(Job.fencing_number, Job.stage, Job.attempt_count)
     ).first()
@@ -76,11 +85,14 @@ def write(session: Session, claim: Claim, **values: Any) -> None:
         raise LeaseLostError(f"{claim.job_id}: fencing number {claim.fencing_number} is no longer current")
 
 
-def heartbeat(session: Session, claim: Claim, *, ttl_seconds: float, now: float) -> bool:
-    """Extend the lease; True if a cancel was asked for. Raises LeaseLostError."""
+def heartbeat(session: Session, claim: Claim, *, ttl_seconds: float, now: float) -> StopRequest | None:
+    """Extend the lease; what the job's owner asked for meanwhile. Raises LeaseLostError."""
     write(session, claim, lease_expires_at=now + ttl_seconds)
-    asked = session.scalar(select(Job.cancel_requested_at).where(Job.id == claim.job_id))
-    return asked is not None
+    query = select(Job.cancel_requested_at, Job.pause_requested_at).where(Job.id == claim.job_id)
+    cancel, pause = session.execute(query).one()
+    if cancel is not None:
+        return StopRequest.CANCEL
+    return StopRequest.PAUSE if pause is not None else None
 
 
 def finish_stage(
@@ -90,7 +102,10 @@ def finish_stage(
     end is the release itself (`service.adapters`)."""
     following = next_stage(stage)
     assert following is not None, "publish ends with the release of the adapter"
-    outputs = session.scalars(select(Job.stage_outputs).where(Job.id == claim.job_id)).one()
+    query = select(Job.stage_outputs, Job.stage_seconds, Job.stage_began_at).where(Job.id == claim.job_id)
+    outputs, seconds, began_at = session.execute(query).one()
+    if began_at is not None:
+        values["stage_seconds"] = {**(seconds or {}), stage.value: now - began_at}
     move(
         session,
         claim.job_id,
@@ -99,17 +114,36 @@ def finish_stage(
         data={"stage": following.value},
         now=now,
         fencing_number=claim.fencing_number,
-        values={"stage_outputs": {**outputs, stage.value: output}, "progress": None, **values},
+        values={
+            "stage_outputs": {**outputs, stage.value: output},
+            "progress": None,
+            "stage_began_at": now,
+            **values,
+        },
     )
 
 
 def hand_back(
     session: Session, claim: Claim, *, reason: str, now: float, count_attempt: bool = True, **values: Any
 ) -> None:
-    """Return a job to the queue with what was finished so far, and ring for another worker."""
-    stage = Stage(session.scalars(select(Job.stage).where(Job.id == claim.job_id)).one())
+    """Return a job to the queue with what was finished so far, and ring for another worker; or, if a
+    pause was asked for, keep it paused. The caller has locked the job's row."""
+    query = select(Job.stage, Job.pause_requested_at).where(Job.id == claim.job_id)
+    stage_name, pause_requested_at = session.execute(query).one()
+    stage = Stage(stage_name)
     if not count_attempt:
         values["attempt_count"] = claim.attempt - 1
+    if pause_requested_at is not None:
+        move(
+            session,
+            claim.job_id,
+            (Status.PAUSED, stage),
+            message="The job was paused",
+            now=now,
+            fencing_number=claim.fencing_number,
+            values=values,
+        )
+        return
     move(
         session,
         claim.job_id,
@@ -135,8 +169,8 @@ def expired(session: Session, *, now: float, limit: int = 100) -> list[Job]:
 
 
 def reap(session: Session, job: Job, *, max_attempts: int, now: float) -> None:
-    """End the lease of a silent worker: cancelled if that was asked for, back to the queue while
-    attempts are left, else failed with `worker_lost`."""
+    """End the lease of a silent worker: cancelled if that was asked for, paused or back to the queue
+    while attempts are left, else failed with `worker_lost`."""
     stage = Stage(job.stage)
     if job.cancel_requested_at is not None:
         move(

@@ -5,12 +5,14 @@ Changing a job's state is not here but in `service.jobs.transitions` and `servic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
+from service.jobs.estimates import queue_position, queue_positions
+from service.jobs.states import Status
 from service.models import Adapter, AlignedBase, Job, JobEvent
 from service.pagination import after_row, cut
 
@@ -22,6 +24,35 @@ class JobView:
     job: Job
     base_revision: str
     fine_tuned_model: str | None
+    queue_position: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFilters:
+    """All that are given must match."""
+
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    without_metadata: bool = False
+    statuses: Sequence[str] = ()
+    model: str | None = None
+    created_after: float | None = None
+    """Seconds since the epoch, as the job shows it: the job's own second counts as neither."""
+    created_before: float | None = None
+
+    def applied(self, query: Select[Job, str, str]) -> Select[Job, str, str]:
+        for key, value in self.metadata.items():
+            query = query.where(Job.user_metadata[key].as_string() == value)
+        if self.without_metadata:
+            query = query.where(Job.user_metadata.is_(None))
+        if self.statuses:
+            query = query.where(Job.status.in_(self.statuses))
+        if self.model is not None:
+            query = query.where(Job.base_id == self.model)
+        if self.created_after is not None:
+            query = query.where(Job.created_at >= self.created_after + 1)
+        if self.created_before is not None:
+            query = query.where(Job.created_at < self.created_before)
+        return query
 
 
 def _views(project_id: str) -> Select[Job, str, str]:
@@ -37,7 +68,9 @@ def get_job(session: Session, project_id: str, job_id: str) -> JobView | None:
     row = session.execute(
         _views(project_id).where(Job.id == job_id), execution_options={"populate_existing": True}
     ).first()
-    return None if row is None else JobView(row[0], row[1], row[2])
+    if row is None:
+        return None
+    return JobView(row[0], row[1], row[2], queue_position(session, row[0]))
 
 
 def get_job_for_update(session: Session, project_id: str, job_id: str) -> Job | None:
@@ -56,25 +89,26 @@ def list_jobs(
     session: Session,
     project_id: str,
     *,
-    metadata: Mapping[str, str] | None,
-    without_metadata: bool,
+    filters: JobFilters,
     after: tuple[float, str] | None,
     limit: int,
 ) -> tuple[list[JobView], bool]:
-    """One page, newest first, and whether there is more. `metadata` pairs must all match."""
-    query = _views(project_id)
-    for key, value in (metadata or {}).items():
-        query = query.where(Job.user_metadata[key].as_string() == value)
-    if without_metadata:
-        query = query.where(Job.user_metadata.is_(None))
+    """One page, newest first, and whether there is more."""
+    query = filters.applied(_views(project_id))
     query = after_row(query, Job.created_at, Job.id, after=after)
-    rows = session.execute(query.limit(limit + 1)).all()
-    return cut([JobView(row[0], row[1], row[2]) for row in rows], limit)
+    rows, has_more = cut(list(session.execute(query.limit(limit + 1))), limit)
+    positions = queue_positions(session) if any(row[0].status == Status.QUEUED for row in rows) else {}
+    return [JobView(row[0], row[1], row[2], positions.get(row[0].id)) for row in rows], has_more
 
 
 def request_cancel(session: Session, job_id: str, *, now: float) -> None:
     """The worker that holds the job sees it with its next heartbeat."""
     session.execute(update(Job).where(Job.id == job_id).values(cancel_requested_at=now))
+
+
+def request_pause(session: Session, job_id: str, *, now: float | None) -> None:
+    """As a cancel; None takes it back."""
+    session.execute(update(Job).where(Job.id == job_id).values(pause_requested_at=now))
 
 
 def event_position(session: Session, job_id: str, event_id: str) -> int | None:
@@ -90,3 +124,34 @@ def list_events(
     if after is not None:
         query = query.where(JobEvent.sequence < after)
     return cut(list(session.scalars(query.limit(limit + 1))), limit)
+
+
+def status_of(session: Session, job_id: str) -> str:
+    return session.scalars(select(Job.status).where(Job.id == job_id)).one()
+
+
+def events_after(session: Session, job_id: str, *, after: int, limit: int) -> tuple[list[JobEvent], bool]:
+    """One page, oldest first, and whether there is more."""
+    query = (
+        select(JobEvent)
+        .where(JobEvent.job_id == job_id, JobEvent.sequence > after)
+        .order_by(JobEvent.sequence)
+        .limit(limit + 1)
+    )
+    return cut(list(session.scalars(query)), limit)
+
+
+def newest_events(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
+    """The highest sequence of each job that has an event."""
+    newest: dict[str, int] = {}
+    for start in range(0, len(job_ids), _IDS_PER_QUERY):
+        query = (
+            select(JobEvent.job_id, func.max(JobEvent.sequence))
+            .where(JobEvent.job_id.in_(job_ids[start : start + _IDS_PER_QUERY]))
+            .group_by(JobEvent.job_id)
+        )
+        newest.update((row[0], row[1]) for row in session.execute(query))
+    return newest
+
+
+_IDS_PER_QUERY = 500

@@ -100,3 +100,10 @@ class CreateJob(Request):
     lora: dict[str, Any] | None = None
     """Extension (`extra_body={"lora": {...}}`): fields of `autoclave.spec.LoraSpec` that replace the
     base's defaults."""
+
+
+class RetryJob(CreateJob):
+    """What should be different this time; null takes a field away."""
+
+    model: Text | None = None  # type: ignore[assignment]
+    training_file: Text | None = None  # type: ignore[assignment]

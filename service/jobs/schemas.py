@@ -5,11 +5,17 @@ Explicit, so that a new column never shows by itself: paths, profiles and logs s
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from service.jobs.error_kinds import ErrorKind, error_kind
+from service.jobs.metrics import Point
 from service.jobs.repository import JobView
+from service.jobs.states import Status, on_the_wire
 from service.models import Job, JobEvent
 
 
@@ -53,9 +59,19 @@ class JobObject(BaseModel):
     stage: str
     progress: dict[str, Any] | None
     """Of the current stage: step, total_steps, loss, seconds_remaining, ..."""
+    queue_position: int | None
+    """1 is next; of a queued job among the first thousand."""
     attempts: int
     cancel_requested: bool
     """A running job was asked to stop; its status stays `running` until its process is gone."""
+    pause_requested: bool
+    """A running job was asked to pause; its stage is `paused` when its process is gone."""
+    paused_at: str | None
+    """The stage at which a paused job goes on."""
+    error_kind: ErrorKind | None
+    """Who can do something about `error`: user, operator or system. Null without an error."""
+    cloned_from: str | None
+    """The job that this one was made from by `retry`."""
     base: Base
     lora: dict[str, Any]
     safety: dict[str, Any] | None
@@ -64,11 +80,12 @@ class JobObject(BaseModel):
     @classmethod
     def of(cls, view: JobView) -> JobObject:
         job = view.job
+        status, stage = on_the_wire(job.status, job.stage)
         return cls(
             id=job.id,
             created_at=int(job.created_at),
             error=_error(job),
-            estimated_finish=None,
+            estimated_finish=_estimated_finish(job),
             fine_tuned_model=view.fine_tuned_model,
             finished_at=None if job.finished_at is None else int(job.finished_at),
             hyperparameters=job.hyperparameters,
@@ -77,17 +94,22 @@ class JobObject(BaseModel):
             method=job.method,
             model=job.base_id,
             organization_id=job.organization_id,
-            result_files=[],
+            result_files=job.result_file_ids or [],
             seed=job.seed,
-            status=job.status,
+            status=status,
             trained_tokens=job.trained_tokens,
             training_file=job.training_file_id,
             user_provided_suffix=job.suffix,
             validation_file=job.validation_file_id,
-            stage=job.stage,
+            stage=stage,
             progress=job.progress,
+            queue_position=view.queue_position,
             attempts=job.attempt_count,
             cancel_requested=job.cancel_requested_at is not None,
+            pause_requested=job.pause_requested_at is not None,
+            paused_at=job.stage if job.status == Status.PAUSED.value else None,
+            error_kind=None if job.error_code is None else error_kind(job.error_code),
+            cloned_from=job.cloned_from,
             base=Base(model=job.base_id, revision=view.base_revision, sha256=job.base_sha256),
             lora=job.spec["lora"],
             safety=None if job.safety_report is None else job.safety_report.get("summary"),
@@ -99,6 +121,11 @@ def _error(job: Job) -> JobError | None:
     if job.error_code is None:
         return None
     return JobError(code=job.error_code, message=job.error_message or "", param=job.error_param)
+
+
+def _estimated_finish(job: Job) -> int | None:
+    at = job.estimated_finish_at
+    return None if at is None else math.ceil(at)
 
 
 class JobList(BaseModel):
@@ -135,3 +162,24 @@ class EventList(BaseModel):
     object: Literal["list"] = "list"
     data: list[EventObject]
     has_more: bool
+
+
+class MetricsPoint(BaseModel):
+    step: int
+    train_loss: float | None
+    learning_rate: float | None
+    tokens_per_second: float | None
+
+
+class MetricsList(BaseModel):
+    object: Literal["list"] = "list"
+    job_id: str
+    num_steps: int
+    """How many steps were measured, before `max_points`."""
+    data: list[MetricsPoint]
+
+    @classmethod
+    def of(cls, job_id: str, points: Sequence[Point], *, num_steps: int) -> MetricsList:
+        return cls(
+            job_id=job_id, num_steps=num_steps, data=[MetricsPoint(**asdict(point)) for point in points]
+        )

@@ -43,7 +43,8 @@ def move(
 ) -> None:
     """Move one job to `target` and write the event.
 
-    A move out of `running` gives up the lease, and one into a terminal status sets `finished_at`.
+    A move out of `running` gives up the lease and its estimate, one into the queue takes a place at its
+    end, one into `paused` grants what was asked for, and one into a terminal status sets `finished_at`.
     Raises LeaseLostError if `fencing_number` is given and no longer current, IllegalTransitionError
     if no edge leads from the job's state (restricted to status `only_from`) to `target`.
     """
@@ -58,9 +59,13 @@ def move(
         guard.append(Job.fencing_number == fencing_number)
     changes: dict[str, Any] = {"status": status.value, "stage": stage.value, **(values or {})}
     if status is not Status.RUNNING:
-        changes |= {"lease_owner": None, "lease_expires_at": None}
+        changes |= {"lease_owner": None, "lease_expires_at": None, "estimated_finish_at": None}
+    if status is Status.QUEUED:
+        changes["queued_at"] = now
+    if status is Status.PAUSED:
+        changes["pause_requested_at"] = None
     if status in TERMINAL:
-        changes["finished_at"] = now
+        changes |= {"finished_at": now, "pause_requested_at": None}
     moved = session.execute(update(Job).where(*guard).values(**changes).returning(Job.id)).first()
     if moved is None:
         if fencing_number is not None:

@@ -14,6 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.db import Database
+from tests.builders import make_job, make_tenant
+
 COMMAND = [sys.executable, "-m", "service.main"]
 
 
@@ -45,6 +48,12 @@ def refusal(*arguments: str, **settings: str) -> str:
 
 
 def test_it_serves_until_it_is_told_to_stop(sqlite_url: str, storage_url: str) -> None:
+    """Also while a client listens to a job that does nothing."""
+    database = Database.from_url(sqlite_url)
+    tenant = make_tenant(database)
+    with database.transaction() as session:
+        job_id = make_job(session, tenant.project_id).id
+    database.close()
     port = free_port()
     process = subprocess.Popen(
         [*COMMAND, "--port", str(port)],
@@ -66,6 +75,12 @@ def test_it_serves_until_it_is_told_to_stop(sqlite_url: str, storage_url: str) -
         assert "server" not in answer.headers
         in_use = refusal("--port", str(port), DATABASE_URL=sqlite_url, STORAGE_URL=storage_url)
         assert re.search(rf"cannot listen on 127\.0\.0\.1 port {port}: Address already in use", in_use)
+        url = f"http://127.0.0.1:{port}/v1/fine_tuning/jobs/{job_id}/events?stream=true"
+        with httpx.stream("GET", url, headers=tenant.headers, timeout=20) as stream:
+            chunks = stream.iter_bytes()
+            assert next(chunks).startswith(b"retry: ")
+            process.send_signal(signal.SIGTERM)
+            assert b"".join(chunks).replace(b": waiting\n\n", b"") == b""
     finally:
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=30)

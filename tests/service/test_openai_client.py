@@ -91,6 +91,10 @@ def test_every_operation(openai_client: OpenAI, database: Database, storage: Sto
         "Files validated, moving job to queued state",
         f"Created fine-tuning job: {job.id}",
     ]
+    paused = client.fine_tuning.jobs.pause(other.id)
+    assert (paused.status, (paused.model_extra or {})["stage"]) == ("queued", "paused")
+    resumed = client.fine_tuning.jobs.resume(other.id)
+    assert (resumed.status, (resumed.model_extra or {})["stage"]) == ("queued", "prepare")
     assert client.fine_tuning.jobs.cancel(other.id).status == "cancelled"
 
     model_id = finish(database, storage, job.id)
@@ -130,6 +134,8 @@ def test_every_operation_asynchronously(
                 *(client.fine_tuning.jobs.create(model=BASE_ID, training_file=file.id) for file in files)
             )
             assert {job.id async for job in client.fine_tuning.jobs.list(limit=2)} == {job.id for job in jobs}
+            assert (await client.fine_tuning.jobs.pause(jobs[2].id)).status == "queued"
+            assert (await client.fine_tuning.jobs.resume(jobs[2].id)).status == "queued"
             cancelled = await client.fine_tuning.jobs.cancel(jobs[0].id)
             assert cancelled.status == "cancelled"
             messages = [e.message async for e in client.fine_tuning.jobs.list_events(jobs[0].id, limit=1)]

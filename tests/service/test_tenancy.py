@@ -33,7 +33,11 @@ ID_OPERATIONS = [
     ("POST", "/v1/uploads/{upload_id}/cancel"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}"),
     ("POST", "/v1/fine_tuning/jobs/{job_id}/cancel"),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/retry"),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/pause"),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/resume"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/events"),
+    ("GET", "/v1/fine_tuning/jobs/{job_id}/metrics"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/safety_report"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/adapter"),
     ("GET", "/v1/models/{model}"),
@@ -54,7 +58,12 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/uploads/{upload_id}/complete": {"json": {"part_ids": []}},
 }
 # What its owner is told: 200, or that it has ended, or that a part is missing.
-REFUSED_TO_OWNER = ("/v1/fine_tuning/jobs/{job_id}/cancel", "/v1/uploads/{upload_id}/complete")
+REFUSED_TO_OWNER = (
+    "/v1/fine_tuning/jobs/{job_id}/cancel",
+    "/v1/fine_tuning/jobs/{job_id}/pause",
+    "/v1/fine_tuning/jobs/{job_id}/resume",
+    "/v1/uploads/{upload_id}/complete",
+)
 
 
 @pytest.fixture

@@ -25,9 +25,10 @@ from workers.messages import (
     ProgressMade,
     Published,
     StageFinished,
+    StepsMeasured,
     encode,
 )
-from workers.order import OUT_OF_MEMORY_EXIT, Order, read_order
+from workers.order import OUT_OF_MEMORY_EXIT, Order, is_pause, read_order
 
 if TYPE_CHECKING:
     from workers.supervisor import ChildCommand
@@ -80,6 +81,11 @@ class Child:
 def happy(child: Child) -> None:
     child.say(ProgressMade(step=1, total_steps=2, loss=0.5))
     child.say(MetricsMeasured(step=1, total_steps=2, train_loss=0.5))
+    child.say(
+        StepsMeasured(
+            first_step=1, train_loss=[0.5, 0.25], learning_rate=[1.0, 0.5], tokens_per_second=[9.0, None]
+        )
+    )
     child.say(Noted(text="Reading 12 conversations"))
     prefix = f"{private_prefix(child.order.job_id)}/checkpoint-1"
     child.say(Checkpointed(prefix=prefix, step=1))
@@ -126,6 +132,28 @@ def cooperates(child: Child) -> None:
     child.write_pids()
     child.say(ProgressMade(step=1, total_steps=2))
     child.wait_for_stop_flag()
+
+
+def pauses(child: Child) -> None:
+    """Saves a checkpoint when it is to pause; goes on from one to the end."""
+    if child.order.checkpoint is not None:
+        assert child.order.checkpoint["step"] == 7, child.order.checkpoint
+        happy(child)
+        return
+    child.write_pids()
+    child.finish_stages(Stage.TRAIN)
+    child.say(ProgressMade(step=1, total_steps=2))
+    child.wait_for_stop_flag()
+    assert is_pause(child.order.stop_flag)
+    child.say(Checkpointed(prefix=private_prefix(child.order.job_id), step=7))
+
+
+def ignores_a_pause(child: Child) -> None:
+    """But stops for a plain stop."""
+    child.write_pids()
+    child.say(ProgressMade(step=1, total_steps=2))
+    while not child.order.stop_flag.exists() or is_pause(child.order.stop_flag):
+        time.sleep(0.01)
 
 
 def stubborn(child: Child) -> None:

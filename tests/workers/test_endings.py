@@ -14,6 +14,7 @@ from workers.endings import (
     Ending,
     Finished,
     OutOfMemory,
+    Paused,
     StopReason,
     ending_of,
 )
@@ -34,6 +35,8 @@ def test_what_outranks_the_exit_code(exit_code: int) -> None:
     assert ending(VERDICT, StopReason.VERDICT) == Finished(VERDICT)
     assert ending(VERDICT, StopReason.DEADLINE) == Finished(VERDICT)
     assert ending(VERDICT, StopReason.DRAIN) == Finished(VERDICT)
+    assert ending(VERDICT, StopReason.PAUSE) == Finished(VERDICT)
+    assert ending(None, StopReason.PAUSE) == Paused()
     assert ending(None, StopReason.DEADLINE) == DeadlineExceeded()
     assert ending(None, StopReason.DRAIN) == Drained()
 

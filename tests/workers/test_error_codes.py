@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from autoclave.errors import ModelError, NonFiniteLossError
+from service.jobs.error_kinds import KINDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,3 +22,6 @@ def test_every_code_of_a_failed_job_is_documented() -> None:
     table = re.findall(r"^\| (`.+?`) \|", section, flags=re.MULTILINE)
     documented = {code for cell in table for code in re.findall(r"`([a-z_]+)`", cell)}
     assert used == documented
+    assert used == KINDS.keys()
+    kinds = re.findall(r"^\| (`.+?`) \| (\w+) \|", section, flags=re.MULTILINE)
+    assert {code: kind for cell, kind in kinds for code in re.findall(r"`([a-z_]+)`", cell)} == KINDS

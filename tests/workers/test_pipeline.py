@@ -26,14 +26,16 @@ from tests.workers.pipeline_bench import ALPHAS, MUS, PipelineBench, outputs, un
 from workers import runner
 from workers.attempt import StageError
 from workers.messages import (
+    AnyMessage,
     Checkpointed,
     Failed,
     MetricsMeasured,
     Noted,
     Published,
     StageFinished,
+    StepsMeasured,
 )
-from workers.order import Order, write_order
+from workers.order import Order, set_stop_flag, write_order
 from workers.reporter import Reporter
 
 
@@ -115,13 +117,15 @@ def test_every_stage_can_be_resumed(bench: PipelineBench, storage: Storage) -> N
 class StopAfter:
     """Sets the stop flag at a step of training."""
 
-    def __init__(self, order: Order, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, order: Order, step: int, monkeypatch: pytest.MonkeyPatch, *, pause: bool = False
+    ) -> None:
         original = Reporter.on_training_progress
 
-        def stopping(reporter: Any, progress: Any) -> None:
+        def stopping(reporter: Any, progress: Any, *, saved: bool) -> None:
             if progress.step == step:
-                order.stop_flag.touch()
-            original(reporter, progress)
+                set_stop_flag(order.stop_flag, pause=pause)
+            original(reporter, progress, saved=saved)
 
         monkeypatch.setattr(Reporter, "on_training_progress", stopping)
 
@@ -147,6 +151,42 @@ def test_training_resumes_from_its_checkpoint_with_the_same_bits(
     resumed = bench.run(resumed_order)
     assert [m.step for m in resumed if isinstance(m, MetricsMeasured)] == [4, 5, 6]
     assert outputs(resumed)["train"]["adapter_sha256"] == unbroken["adapter_sha256"]
+
+
+def curve(messages: list[AnyMessage]) -> list[int]:
+    """The steps of the training curve."""
+    parts = [message for message in messages if isinstance(message, StepsMeasured)]
+    return [part.first_step + i for part in parts for i in range(len(part.train_loss))]
+
+
+def test_a_pause_loses_no_step(bench: PipelineBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No checkpoint was due; the flag comes after step 3 began to be reported, so step 4 is saved."""
+    unbroken = outputs(bench.run(bench.order))["train"]
+    order = msgspec.structs.replace(bench.order, fencing_number=5, scratch=str(bench.folder / "paused"))
+    with monkeypatch.context() as patch:
+        StopAfter(order, 3, patch, pause=True)
+        with pytest.raises(CancelledError):
+            bench.run(order)
+    messages = bench.said
+    steps = [m.step for m in messages if isinstance(m, MetricsMeasured)]
+    (checkpoint,) = [m for m in messages if isinstance(m, Checkpointed)]
+    assert (steps, checkpoint.step) == ([1, 2, 3], 4)
+    assert curve(messages) == [1, 2, 3, 4], "what was trained is known, the last step too"
+
+    resumed = bench.run(
+        bench.resumed(order, messages, Stage.TRAIN, checkpoint=msgspec.to_builtins(checkpoint))
+    )
+    assert [m.step for m in resumed if isinstance(m, MetricsMeasured)] == curve(resumed) == [5, 6]
+    assert outputs(resumed)["train"]["adapter_sha256"] == unbroken["adapter_sha256"]
+
+
+def test_a_pause_at_the_last_step_finishes_the_stage(
+    bench: PipelineBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    StopAfter(bench.order, 6, monkeypatch, pause=True)
+    with pytest.raises(CancelledError):
+        bench.run(bench.order)
+    assert list(outputs(bench.said)) == ["prepare", "train"]
 
 
 def test_half_the_memory_gives_the_same_job(bench: PipelineBench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -12,10 +13,19 @@ from service.jobs import lease
 from service.jobs.lease import Claim
 from service.jobs.states import Stage
 from service.jobs.transitions import LeaseLostError
-from service.models import Job, JobEvent, OutboxMessage
+from service.models import Job, JobEvent, JobMetrics, OutboxMessage
 from tests.builders import get_job
 from tests.workers.conftest import QueuedJob
-from workers.endings import Cancelled, DeadlineExceeded, Died, Drained, Ending, Finished, OutOfMemory
+from workers.endings import (
+    Cancelled,
+    DeadlineExceeded,
+    Died,
+    Drained,
+    Ending,
+    Finished,
+    OutOfMemory,
+    Paused,
+)
 from workers.messages import (
     AnyMessage,
     Checkpointed,
@@ -25,6 +35,7 @@ from workers.messages import (
     ProgressMade,
     Published,
     StageFinished,
+    StepsMeasured,
 )
 from workers.record import JobRecord, ring_again
 
@@ -61,6 +72,7 @@ def finish_until(record: JobRecord, stage: Stage) -> None:
     [
         Noted(text="hello"),
         MetricsMeasured(step=1, total_steps=2, train_loss=0.5),
+        StepsMeasured(first_step=1, train_loss=[0.5], learning_rate=[0.1], tokens_per_second=[None]),
         Checkpointed(prefix="private/x", step=3),
         StageFinished(stage=Stage.PREPARE, output={}),
     ],
@@ -76,6 +88,7 @@ def test_nothing_is_written_without_the_lease(
     take(database, job_id)  # by somebody else
     with database.snapshot() as session:
         before = session.scalars(select(JobEvent.id)).all()
+        assert session.scalars(select(JobMetrics.sequence)).all() == []
     writes = (
         lambda: record.apply(message),
         lambda: record.heartbeat(ProgressMade(step=1, total_steps=2)),
@@ -86,6 +99,7 @@ def test_nothing_is_written_without_the_lease(
             write()
     with database.snapshot() as session:
         assert session.scalars(select(JobEvent.id)).all() == before
+        assert session.scalars(select(JobMetrics.sequence)).all() == []
     job = get_job(database, job_id)
     assert (job.status, job.stage, job.checkpoint, job.progress) == ("running", "prepare", None, None)
 
@@ -97,14 +111,32 @@ def test_a_heartbeat_extends_the_lease_and_tells_of_a_cancel(
     _, record = take(database, job_id)
     with database.transaction() as session:
         session.get_one(Job, job_id).lease_expires_at = 1.0
-    assert record.heartbeat(ProgressMade(step=3, total_steps=9, loss=0.25)) is False
+    assert record.heartbeat(ProgressMade(step=3, total_steps=9, loss=0.25)) is None
     job = get_job(database, job_id)
     assert (job.lease_expires_at or 0) > time.time() + 50
     assert job.progress is not None
     assert (job.progress["step"], job.progress["total_steps"], job.progress["loss"]) == (3, 9, 0.25)
     with database.transaction() as session:
         session.get_one(Job, job_id).cancel_requested_at = time.time()
-    assert record.heartbeat() is True
+    assert record.heartbeat() is lease.StopRequest.CANCEL
+
+
+def test_the_estimate_is_what_is_left_and_what_later_stages_took_others(
+    database: Database, queued_job: QueuedJob
+) -> None:
+    def estimate(**columns: Any) -> float | None:
+        job_id = queued_job(**columns)
+        _, record = take(database, job_id)
+        record.heartbeat(ProgressMade(step=3, total_steps=9, seconds_remaining=100.0))
+        return get_job(database, job_id).estimated_finish_at
+
+    assert estimate(stage="train") is None, "no job has told yet how long the rest takes"
+    now = time.time()
+    assert 100 <= (estimate(stage="publish") or 0) - now < 110
+    seconds = {"sanitize": 1000.0, "evaluate": 200.0, "publish": 30.0}
+    queued_job(status="succeeded", finished_at=1.0, stage_seconds=seconds)
+    assert 1330 <= (estimate(stage="train") or 0) - now < 1340
+    assert 330 <= (estimate(stage="sanitize") or 0) - now < 340
 
 
 def test_a_report_is_readable_as_soon_as_its_stage_ends(database: Database, queued_job: QueuedJob) -> None:
@@ -119,7 +151,16 @@ def test_a_report_is_readable_as_soon_as_its_stage_ends(database: Database, queu
 
 @pytest.mark.parametrize(
     "ending",
-    [Finished(PUBLISHED), Finished(REFUSED), DeadlineExceeded(), Drained(), OutOfMemory(), Died(-9), Died(1)],
+    [
+        Finished(PUBLISHED),
+        Finished(REFUSED),
+        DeadlineExceeded(),
+        Paused(),
+        Drained(),
+        OutOfMemory(),
+        Died(-9),
+        Died(1),
+    ],
     ids=str,
 )
 def test_a_cancel_that_came_first_wins_over_every_ending(
@@ -162,6 +203,35 @@ def test_what_each_ending_leaves(
     with database.snapshot() as session:
         rung = session.scalars(select(OutboxMessage.job_id)).all()
     assert rung == [job_id] * (1 if over else 2)
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "attempts"),
+    [
+        (Paused(), "paused", 0),
+        (Drained(), "paused", 0),
+        (Died(-9), "paused", 1),
+        (Finished(PUBLISHED), "succeeded", 1),
+        (Finished(REFUSED), "failed", 1),
+        (DeadlineExceeded(), "failed", 1),
+    ],
+    ids=str,
+)
+def test_what_each_ending_leaves_of_a_job_that_should_pause(
+    database: Database, queued_job: QueuedJob, ending: Ending, status: str, attempts: int
+) -> None:
+    job_id = queued_job()
+    _, record = take(database, job_id)
+    finish_until(record, Stage.PUBLISH)
+    with database.transaction() as session:
+        session.get_one(Job, job_id).pause_requested_at = 1.0
+    over = record.conclude(ending, log_tail="")
+    job = get_job(database, job_id)
+    assert (job.status, job.attempt_count, job.pause_requested_at) == (status, attempts, None)
+    assert over == (status != "paused")
+    assert job.lease_owner is None
+    with database.snapshot() as session:
+        assert session.scalars(select(OutboxMessage.job_id)).all() == [job_id]
 
 
 @pytest.mark.parametrize(("exit_code", "code"), [(-9, "worker_lost"), (1, "internal_error")])

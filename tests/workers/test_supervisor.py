@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
+from collections.abc import Callable
 
 import psutil
 import pytest
 
 from service import outbox
-from service.jobs import lease
-from service.models import Adapter
+from service.db import Database
+from service.jobs import lease, service
+from service.models import Adapter, Job
+from service.storage import file_key
 from tests.workers.conftest import Bench, QueuedJob
 
 
@@ -40,6 +44,15 @@ def test_a_job_that_succeeds(bench: Bench, queued_job: QueuedJob) -> None:
     assert b"".join(bench.storage.stream(adapter.storage_key)) == b"tar"
     assert bench.storage.keys(f"private/{job_id}") == []
     assert list(bench.work_dir.iterdir()) == []
+
+    assert set(job.stage_seconds or {}) == {"prepare", "train", "sanitize", "evaluate", "publish"}
+    curve, report = job.result_file_ids or []
+    assert b"".join(bench.storage.stream(file_key(curve))).decode().splitlines() == [
+        "step,train_loss,learning_rate,tokens_per_second",
+        "1,0.5,1.0,9.0",
+        "2,0.25,0.5,",
+    ]
+    assert json.loads(b"".join(bench.storage.stream(file_key(report)))) == job.safety_report
 
     events = bench.events(job_id)
     assert [e.data for e in events if e.type == "metrics"] == [
@@ -127,6 +140,80 @@ def test_cancel_frees_the_process(bench: Bench, queued_job: QueuedJob, behaviour
     assert gone(pids), "cancelled must mean that the process is gone"
     thread.join(10)
     assert bench.storage.keys("private") == []
+
+
+def ask(database: Database, action: Callable[..., None], job_id: str) -> None:
+    with database.transaction() as session:
+        project_id = session.get_one(Job, job_id).project_id
+        action(session, project_id=project_id, job_id=job_id, now=time.time())
+
+
+def test_a_paused_job_frees_its_process_and_goes_on_later(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    thread = bench.run_beside("pauses", job_id)
+    bench.wait_until(lambda: bench.job(job_id).stage == "train")
+    ask(bench.database, service.pause_job, job_id)
+    thread.join(20)
+    assert gone(bench.pids())
+    job = bench.job(job_id)
+    assert (job.status, job.stage, job.attempt_count) == ("paused", "train", 0)
+    assert (job.checkpoint or {})["step"] == 7
+    assert job.pause_requested_at is None
+    assert bench.storage.keys(f"private/{job_id}"), "what it goes on from"
+    assert bench.run("happy", job_id).status == "paused", "a doorbell starts no paused job"
+    with bench.database.snapshot() as session:
+        assert len(outbox.pending(session)) == 1, "and none is rung for it"
+
+    ask(bench.database, service.resume_job, job_id)
+    job = bench.run("pauses", job_id)
+    assert (job.status, job.attempt_count) == ("succeeded", 1)
+    assert texts(bench, job_id).count("The job was paused") == 1
+
+
+def test_a_child_that_does_not_pause_in_time_is_ended(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    thread = bench.run_beside("stubborn", job_id, pause_grace_seconds=0.2)
+    ask(bench.database, service.pause_job, job_id)
+    thread.join(20)
+    job = bench.job(job_id)
+    assert (job.status, job.attempt_count) == ("paused", 0)
+    assert gone(bench.pids())
+
+
+def test_a_cancel_ends_a_pause_that_takes_long(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    thread = bench.run_beside("ignores_a_pause", job_id, pause_grace_seconds=60.0, cancel_grace_seconds=60.0)
+    ask(bench.database, service.pause_job, job_id)
+    time.sleep(0.5)
+    assert not gone(bench.pids())
+    ask(bench.database, service.cancel_job, job_id)
+    thread.join(20)
+    assert bench.job(job_id).status == "cancelled"
+
+
+def test_a_pause_taken_back_puts_the_job_into_the_queue(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    thread = bench.run_beside("ignores_a_pause", job_id, pause_grace_seconds=2.0)
+    ask(bench.database, service.pause_job, job_id)
+    bench.wait_until(lambda: bool(list(bench.work_dir.glob("*/stop"))))
+    ask(bench.database, service.resume_job, job_id)
+    thread.join(20)
+    job = bench.job(job_id)
+    assert (job.status, job.attempt_count) == ("queued", 0)
+
+
+def test_a_job_that_ends_while_it_should_pause_has_ended(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    bench.change(job_id, pause_requested_at=1.0)
+    job = bench.run("happy", job_id)
+    assert (job.status, job.pause_requested_at) in (("succeeded", None), ("paused", None))
+
+
+@pytest.mark.parametrize("behaviour", ["crashes", "is_killed"])
+def test_a_child_that_dies_while_it_should_pause(bench: Bench, queued_job: QueuedJob, behaviour: str) -> None:
+    job_id = queued_job()
+    bench.change(job_id, pause_requested_at=1.0)
+    assert bench.run(behaviour, job_id).status == "paused"
 
 
 def test_a_cancel_that_comes_at_the_very_end_still_counts(bench: Bench, queued_job: QueuedJob) -> None:

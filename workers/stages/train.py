@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from autoclave.modelling.adapters import attach
+from autoclave.progress import Progress
 from autoclave.training.checkpoint import CheckpointStore, TrainState
 from autoclave.training.loop import finetune
 from service.jobs.states import Stage
@@ -23,12 +24,16 @@ def train(attempt: Attempt) -> StageFinished:
     if order.checkpoint is not None:
         checkpoints.fetch(order.checkpoint["prefix"])
         attempt.reporter.note(f"Resuming after step {order.checkpoint['step']}")
+
+    def on_progress(progress: Progress) -> None:
+        attempt.reporter.on_training_progress(progress, saved=checkpoints.saved_step == progress.step)
+
     result = finetune(
         model,
         encoded.examples,
         spec.train,
         device=attempt.device,
-        on_progress=attempt.reporter.on_training_progress,
+        on_progress=on_progress,
         checkpoint=checkpoints,
         checkpoint_every_steps=1,  # asked after every step; the store decides by the clock
     )
@@ -45,23 +50,27 @@ def train(attempt: Attempt) -> StageFinished:
 
 
 class UploadedCheckpoints(CheckpointStore):
-    """Saves when the last save is long enough ago, uploads, and tells the supervisor."""
+    """Saves when the last save is long enough ago or the job is to pause; uploads, and says so."""
 
     def __init__(self, attempt: Attempt, *, every_seconds: float) -> None:
         super().__init__(attempt.scratch / "checkpoint")
         self._attempt = attempt
         self._every_seconds = every_seconds
         self._saved_at = time.monotonic()
+        self.saved_step: int | None = None
 
     def fetch(self, prefix: str) -> None:
         self._attempt.storage.download_folder(prefix, Path(self.dir) / "latest")
 
     def save(self, state: TrainState) -> None:
-        if time.monotonic() - self._saved_at < self._every_seconds:
+        is_due = time.monotonic() - self._saved_at >= self._every_seconds
+        if not is_due and not self._attempt.reporter.pausing():
             return
         super().save(state)
+        self._attempt.reporter.send_curve()  # what lies before the checkpoint will not be repeated
         # A prefix of its own: a reader of the one before it must not see half of this one.
         prefix = f"{self._attempt.prefix(Stage.TRAIN)}-checkpoint-{state.step}"
         self._attempt.storage.upload_folder(prefix, Path(self.dir) / "latest")
         self._attempt.reporter.say(Checkpointed(prefix=prefix, step=state.step))
         self._saved_at = time.monotonic()
+        self.saved_step = state.step

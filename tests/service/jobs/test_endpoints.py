@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import event, text
 
 from service.db import Database
-from service.jobs import lease
+from service.jobs import lease, repository
 from service.jobs.events import add_event
+from service.jobs.repository import JobFilters
 from service.jobs.states import TERMINAL, Stage, Status
 from service.models import Job
-from tests.builders import Tenant, get_job, make_adapter, make_base, make_job, make_queued_job
+from tests.builders import BASE_ID, Tenant, get_job, make_adapter, make_base, make_job, make_queued_job
 
 sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -90,6 +92,7 @@ def test_a_job_shows_its_progress_its_error_and_its_model(
         "message": "no strength met the gate",
         "param": None,
     }
+    assert (wire(failed)["error_kind"], wire(running)["error_kind"]) == ("user", None)
     assert wire(failed)["safety"] == {"harmful_score": {"after": 50.0}}
     assert wire(failed)["finished_at"] == 12
     assert (wire(done_id)["fine_tuned_model"], wire(done_id)["trained_tokens"]) == (model, 5)
@@ -133,7 +136,7 @@ def test_asking_twice_is_asking_once(client: TestClient, database: Database, ten
         times.append(get_job(database, job_id).cancel_requested_at)
     assert times[0] == times[1]
     with database.transaction() as session:
-        assert lease.heartbeat(session, claim, ttl_seconds=60.0, now=2.0) is True
+        assert lease.heartbeat(session, claim, ttl_seconds=60.0, now=2.0) is lease.StopRequest.CANCEL
     events = client.get(f"/fine_tuning/jobs/{job_id}/events", headers=tenant.headers).json()["data"]
     assert [event["message"] for event in events] == [
         "Cancel requested; the job ends at its next step",
@@ -194,3 +197,101 @@ def test_a_later_change_of_the_base_does_not_reach_the_job(database: Database, t
     with database.transaction() as session:
         make_base(session, revision="2", path="/elsewhere")
     assert get_job(database, job_id).safety_profile == before
+
+
+def test_filters_of_ours(client: TestClient, database: Database, tenant: Tenant) -> None:
+    states = [("queued", "a"), ("paused", "a"), ("running", "b"), ("succeeded", "b"), ("queued", "b")]
+    with database.transaction() as session:
+        for base in ("a", "b"):
+            make_base(session, id=f"acme/{base}")
+        for i, (status, base) in enumerate(states):
+            make_job(
+                session,
+                tenant.project_id,
+                id=f"ftjob-{i}",
+                status=status,
+                base_id=f"acme/{base}",
+                created_at=10.5 + i,
+                user_metadata={"n": "1"} if i < 2 else None,
+            )
+
+    def found(**query: Any) -> str:
+        body = client.get("/fine_tuning/jobs", params=query, headers=tenant.headers).json()
+        return "".join(job["id"][-1] for job in body["data"])
+
+    assert found(status="queued") == "410"
+    assert found(status="paused") == "1"
+    assert found(status="running") == "2"
+    assert found(status="failed") == ""
+    assert found(model="acme/b") == "432"
+    assert found(model="acme/x") == ""
+    assert found(status="queued", model="acme/a", metadata="null") == ""
+    assert found(status="queued", model="acme/a", **{"metadata[n]": "1"}) == "10"
+    assert found(status="queued", limit=2) == "41"
+    assert found(status="queued", limit=2, after="ftjob-1") == "0"
+    shown = int(get_job(database, "ftjob-2").created_at)
+    assert found(created_after=shown) == "43", "not the job that shows this time itself"
+    assert found(created_before=shown) == "10"
+    assert found(created_after=shown - 1, created_before=shown + 1) == "2"
+
+
+@sqlite_only
+@pytest.mark.parametrize(
+    "query", ["status=done", "created_after=yesterday", "created_before=-1", "limit=0", "limit=1001"]
+)
+def test_filters_that_cannot_be(client: TestClient, tenant: Tenant, query: str) -> None:
+    answer = client.get(f"/fine_tuning/jobs?{query}", headers=tenant.headers)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, query.split("=", maxsplit=1)[0])
+
+
+@pytest.mark.parametrize(
+    ("filters", "index"),
+    [
+        ({}, "ix_jobs_listing"),
+        ({"statuses": ["failed"]}, "ix_jobs_listing_by_status"),
+        ({"model": BASE_ID}, "ix_jobs_listing_by_base"),
+    ],
+    ids=["all", "status", "model"],
+)
+def test_a_page_starts_inside_its_index_and_sorts_nothing(
+    database: Database, tenant: Tenant, filters: dict[str, Any], index: str
+) -> None:
+    """So its cost depends on its own size, and neither on that of the table nor on how deep it lies."""
+    with database.transaction() as session:
+        first = make_job(session, tenant.project_id, created_at=0.0, status="failed")
+        names = [column.name for column in Job.__table__.columns if column.name not in ("id", "created_at")]
+        columns = ", ".join(f'"{name}"' for name in names)
+        numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)"
+        chosen = f"SELECT 'ftjob-' || CAST(n.i AS TEXT), n.i, {columns} FROM jobs, n WHERE jobs.id = :id"
+        insert = f"INSERT INTO jobs (id, created_at, {columns}) {numbers} {chosen}"
+        session.execute(text(insert), {"id": first.id})
+        session.execute(text("ANALYZE"))
+
+    seen: list[tuple[str, Any]] = []
+
+    def remember(
+        _connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
+    ) -> None:
+        seen.append((statement, parameters))
+
+    event.listen(database.engine, "before_cursor_execute", remember)
+    with database.snapshot() as session:
+        after = (2500.0, "ftjob-2500")
+        views, _ = repository.list_jobs(
+            session, tenant.project_id, filters=JobFilters(**filters), after=after, limit=20
+        )
+        assert [view.job.id for view in views] == [f"ftjob-{i}" for i in range(2499, 2479, -1)]
+        statement, parameters = next(pair for pair in seen if "FROM jobs" in pair[0])
+        sqlite = database.engine.dialect.name == "sqlite"
+        explain = "EXPLAIN QUERY PLAN" if sqlite else "EXPLAIN"
+        rows = session.connection().exec_driver_sql(f"{explain} {statement}", parameters)
+        plan = "\n".join(row[-1] for row in rows)
+    if sqlite:
+        assert f"SEARCH jobs USING INDEX {index} (" in plan, plan
+        assert "(created_at,id)<(?,?)" in plan, "it begins at the cursor"
+        assert "TEMP B-TREE" not in plan, plan
+    else:
+        # All jobs match here, so that the shortest index does as well.
+        assert "Index Scan Backward using ix_jobs_listing" in plan, plan
+        assert "(ROW(created_at, (id)::text) < ROW(" in plan, "it begins at the cursor"
+        assert "Sort" not in plan, plan

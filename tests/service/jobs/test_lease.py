@@ -77,6 +77,7 @@ def test_of_many_workers_exactly_one_gets_the_job(database: Database, tenant: Te
     "state",
     [
         {"status": "running"},
+        {"status": "paused"},
         {"status": "succeeded"},
         {"status": "failed"},
         {"status": "cancelled"},
@@ -98,10 +99,10 @@ def test_nothing_else_than_a_waiting_job_can_be_claimed(
 def test_a_heartbeat_extends_the_lease_and_brings_the_cancel(database: Database, tenant: Tenant) -> None:
     claim = taken(database, queued(database, tenant))
     with database.transaction() as session:
-        assert lease.heartbeat(session, claim, ttl_seconds=10.0, now=105.0) is False
+        assert lease.heartbeat(session, claim, ttl_seconds=10.0, now=105.0) is None
         session.get_one(Job, claim.job_id).cancel_requested_at = 106.0
     with database.transaction() as session:
-        assert lease.heartbeat(session, claim, ttl_seconds=10.0, now=107.0) is True
+        assert lease.heartbeat(session, claim, ttl_seconds=10.0, now=107.0) is lease.StopRequest.CANCEL
     assert get_job(database, claim.job_id).lease_expires_at == 117.0
 
 

@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import get_args
 
+from hypothesis import given
+from hypothesis import strategies as st
 from openai.types.fine_tuning import FineTuningJob
 
-from service.jobs.states import FIRST, STAGES, TERMINAL, TRANSITIONS, Stage, State, Status, next_stage
+from service.jobs.states import (
+    FIRST,
+    STAGES,
+    TERMINAL,
+    TRANSITIONS,
+    Stage,
+    State,
+    Status,
+    next_stage,
+    on_the_wire,
+)
 
 
 def paths_to_success(state: State = FIRST, seen: tuple[State, ...] = ()) -> Iterator[tuple[State, ...]]:
@@ -69,7 +81,36 @@ def test_every_live_state_is_reachable() -> None:
     assert set(TRANSITIONS) <= reached
 
 
-def test_statuses_are_openais() -> None:
-    assert {status.value for status in Status} == set(
-        get_args(FineTuningJob.model_fields["status"].annotation)
-    )
+def test_statuses_on_the_wire_are_openais() -> None:
+    shown = {on_the_wire(status, stage)[0] for status in Status for stage in Stage}
+    assert shown == set(get_args(FineTuningJob.model_fields["status"].annotation))
+    for stage in Stage:
+        assert on_the_wire(Status.PAUSED, stage) == ("queued", "paused")
+        assert on_the_wire(Status.RUNNING, stage) == ("running", stage)
+
+
+def test_a_pause_leads_back_into_the_queue_at_the_same_stage_and_to_no_worker() -> None:
+    for stage in Stage:
+        before = {source for source, targets in TRANSITIONS.items() if (Status.PAUSED, stage) in targets}
+        assert before == {(Status.QUEUED, stage), (Status.RUNNING, stage)}
+        assert TRANSITIONS[Status.PAUSED, stage] == {
+            (Status.QUEUED, stage),
+            (Status.FAILED, stage),
+            (Status.CANCELLED, stage),
+        }
+
+
+@given(choices=st.lists(st.integers(0, 1000), max_size=60))
+def test_no_walk_succeeds_without_having_run_sanitize_and_evaluate(choices: list[int]) -> None:
+    """Also with pauses, lost workers and resumptions in any order."""
+    state, run = FIRST, []
+    for choice in choices:
+        if state[0] in TERMINAL:
+            break
+        following = sorted(TRANSITIONS[state])
+        state = following[choice % len(following)]
+        if state[0] is Status.RUNNING:
+            run.append(state[1])
+    if state[0] is Status.SUCCEEDED:
+        assert sorted(set(run), key=STAGES.index) == list(STAGES)
+    assert run == sorted(run, key=STAGES.index), "a stage was left backwards"
