@@ -4,19 +4,27 @@ Decided here, because the format does not say:
 - Keys that the format does not know are refused: `"wieght": 0` must not train what its author excluded.
   A known key with the value null counts as absent.
 - If a key occurs twice in an object, the last one counts, as in every common JSON reader.
+- JSON is nested at most MAX_DEPTH levels deep. Only `parameters` of a tool can be deeper than the format
+  itself; a bound of our own gives the same answer on every Python and however deep the caller's stack is.
+- `functions` and `function_call`, which OpenAI deprecated, are accepted and mean `tools` and `tool_calls`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+MAX_DEPTH = 64
+_PARAMETERS_DEPTH = 5  # how deep `parameters` stands: line, tools, tool, function, parameters
+
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-FunctionName = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+FunctionName = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
 
 
-class _Struct(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+# Decoded values form trees, never cycles, so the cyclic garbage collector need not look at them.
+class _Struct(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     pass
 
 
@@ -101,6 +109,37 @@ def _message_is_valid(message: Message) -> bool:
     return message.tool_call_id is None
 
 
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether arrays and objects are nested more than `levels` deep in a decoded value. Uses no recursion."""
+    level = [value] if isinstance(value, list | dict) else []
+    for _ in range(levels):
+        level = [
+            item
+            for container in level
+            for item in (container.values() if isinstance(container, dict) else container)
+            if isinstance(item, list | dict)
+        ]
+        if not level:
+            return False
+    return bool(level)
+
+
+def definitions_are_shallow(
+    tools: Sequence[Tool] | None, functions: Sequence[FunctionDefinition] | None
+) -> bool:
+    """Whether the `parameters` of all functions keep within MAX_DEPTH."""
+    if tools is None and functions is None:
+        return True
+    return not any(
+        is_deeper(function.parameters, MAX_DEPTH + 1 - depth)
+        for depth, found in (
+            (_PARAMETERS_DEPTH, [tool.function for tool in tools or ()]),
+            (_PARAMETERS_DEPTH - 1, functions or ()),
+        )
+        for function in found
+    )
+
+
 def decode_line(line: bytes, *, needs_answer: bool = True) -> Conversation | None:
     """The conversation in one line, or None if it breaks a rule (`rules.explain` then says which).
 
@@ -108,7 +147,9 @@ def decode_line(line: bytes, *, needs_answer: bool = True) -> Conversation | Non
     """
     try:
         conversation = _decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):
+        return None
+    if not definitions_are_shallow(conversation.tools, conversation.functions):
         return None
     if not conversation.messages or not all(map(_message_is_valid, conversation.messages)):
         return None
