@@ -146,7 +146,11 @@ def decode_line(line: bytes, *, needs_answer: bool = True) -> Conversation | Non
     `needs_answer=False` also accepts a conversation in which nothing is trained (evaluation prompts).
     """
     try:
-        conversation = _decoder.decode(line)
+        try:
+            conversation = _decoder.decode(line)
+        except msgspec.ValidationError:
+            # Of a key that occurs twice, the typed decoder checks both values; only the last one counts.
+            conversation = msgspec.convert(msgspec.json.decode(line), Conversation)
     except (ValueError, RecursionError):
         return None
     if not definitions_are_shallow(conversation.tools, conversation.functions):
