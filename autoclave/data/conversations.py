@@ -15,7 +15,7 @@ Decided here, because the format does not say:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -57,6 +57,8 @@ class ConversationChecker:
 
     Holds at most one line and `max_issues` issues in memory, whatever the size of the file.
     A line longer than `max_line_bytes` (its end not counted) is an issue and is skipped, not kept.
+    `on_example` is called with the number and the conversation of every valid line, at the cost of the
+    speed.
     """
 
     def __init__(
@@ -66,11 +68,13 @@ class ConversationChecker:
         max_issues: int = MAX_ISSUES,
         max_line_bytes: int = MAX_LINE_BYTES,
         needs_answer: bool = True,
+        on_example: Callable[[int, Conversation], object] | None = None,
     ) -> None:
         self._min_examples = min_examples
         self._max_issues = max_issues
         self._max_line_bytes = max_line_bytes
         self._needs_answer = needs_answer
+        self._on_example = on_example
         self._block_bytes = min(_BLOCK_BYTES, max_line_bytes)  # no line of a block is too long
         self._fast = FastLines(needs_answer=needs_answer)
         self._issues: list[DataIssue] = []
@@ -91,7 +95,7 @@ class ConversationChecker:
         start = 0
         while True:
             # The first line may begin with a byte-order mark, and a line that has begun has no block.
-            if self._pending or self._skipping or self._line_number == 0:
+            if self._pending or self._skipping or self._line_number == 0 or self._on_example:
                 end = -1
             else:
                 end = chunk.rfind(b"\n", start, start + self._block_bytes)
@@ -197,6 +201,8 @@ class ConversationChecker:
         if conversation is not None:
             self._num_examples += 1
             self._num_messages += len(conversation.messages)
+            if self._on_example is not None:
+                self._on_example(self._line_number, conversation)
             return
         for issue in explain_refused(line, self._line_number, needs_answer=self._needs_answer):
             self._report(issue)
