@@ -36,6 +36,7 @@ class State(TypedDict):
     database: Database
     storage: Storage
     upload_threads: CapacityLimiter
+    inspection_threads: CapacityLimiter
 
 
 @dataclass(frozen=True)

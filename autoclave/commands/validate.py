@@ -20,6 +20,7 @@ _READ_BYTES = 1 << 18
 
 def validate(
     file: Annotated[Path, typer.Argument(help="chat JSONL to train on")],
+    *,
     validation: Annotated[
         Path | None, typer.Option(help="chat JSONL to validate on; rows that both have are named")
     ] = None,

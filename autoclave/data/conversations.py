@@ -111,8 +111,7 @@ class ConversationChecker:
 
     def finish(self) -> DatasetSummary:
         """Raises DataError with the first issues and the count of all of them."""
-        if self._pending or self._skipping:
-            self._end_line()
+        self.end()
         if self._line_number == 0 or (self._num_examples == 0 and self._num_issues == 0):
             self._report(
                 DataIssue(0, "", "empty_file", "The file is empty.", "Put one example on each line.")
@@ -135,6 +134,11 @@ class ConversationChecker:
             bytes=self._num_bytes,
             sha256=self._digest.hexdigest(),
         )
+
+    def end(self) -> None:
+        """The last line may lack its end: it is checked now. `finish` does this too, and judges the file."""
+        if self._pending or self._skipping:
+            self._end_line()
 
     def _check_block(self, block: bytes) -> None:
         """Whole lines, without the end of the last."""

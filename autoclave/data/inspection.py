@@ -1,7 +1,8 @@
 """A dataset looked at closely: what breaks a rule, what is there twice, how long rows are, in which roles.
 
 Where `ConversationChecker` alone says whether a file can be used, this says what is in it. One pass, no
-torch. Per row it keeps two lengths and a digest of 8 bytes, never text; findings name lines and show no content.
+torch. Per row it keeps two lengths and a digest of 8 bytes, never text; findings name lines and show no
+content.
 """
 
 from __future__ import annotations

@@ -32,6 +32,9 @@ COLLECTIONS = [
     ("POST", "/v1/fine_tuning/jobs"),
     ("GET", "/v1/fine_tuning/jobs"),
     ("GET", "/v1/models"),
+    ("POST", "/v1/fine_tuning/validate"),
+    ("POST", "/v1/fine_tuning/preview"),
+    ("POST", "/v1/fine_tuning/estimate"),
 ]
 
 
