@@ -1,8 +1,9 @@
-"""The estimate beside what a process really takes, on the shipped base; shapes and counts against the model."""
+"""The estimate beside what a process really takes, on the shipped base; counts against the model."""
 
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -16,10 +17,10 @@ from autoclave.microcosm.shipped import shipped_world
 from autoclave.spec import LoraSpec, TrainSpec
 
 BASE = shipped_world() / "aligned"
-FACTOR = 2.0
+FACTOR = 1.5
 ROWS, LENGTH = 16, 500
 
-# The resident memory over what it is once the libraries are loaded; kept pages would hide the peak.
+# How far resident memory rises over what it is once the libraries are loaded and have trained a little.
 MEASURE = """
 import sys, threading, time
 import numpy as np, psutil
@@ -77,12 +78,14 @@ def test_parameters_are_those_of_the_model() -> None:
 
 
 @pytest.mark.slow
-def test_activations_are_within_the_factor_of_the_measured_peak() -> None:
+@pytest.mark.parametrize(("handed_back", "times_kept"), [(False, 1), (True, 2)])
+def test_activations_are_within_the_factor_of_the_measured_peak(handed_back: bool, times_kept: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(BASE), str(ROWS), str(LENGTH), "16"],
         capture_output=True,
         text=True,
         check=True,
+        env={**os.environ, **({"MALLOC_MMAP_THRESHOLD_": "65536"} if handed_back else {})},
     )
     measured = int(done.stdout)
     found = estimate_memory(
@@ -92,7 +95,7 @@ def test_activations_are_within_the_factor_of_the_measured_peak() -> None:
         longest_row=LENGTH,
         device="cpu",
     )
-    estimated = found.activations + found.optimizer
+    estimated = found.activations / times_kept + found.optimizer
     assert measured / FACTOR <= estimated <= measured * FACTOR, (measured, estimated)
 
 
