@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -265,5 +266,5 @@ def read_conversations(path: str | Path, *, needs_answer: bool = True) -> Iterat
             conversation = decode_line(line, needs_answer=needs_answer)
             if conversation is None:
                 issues = explain_refused(line, line_number, needs_answer=needs_answer)
-                raise DataError(issues, source=str(path))
+                raise DataError(list(islice(issues, MAX_ISSUES)), source=str(path))
             yield conversation

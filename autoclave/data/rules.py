@@ -35,11 +35,17 @@ def explain(line: bytes, line_number: int, *, needs_answer: bool = True) -> list
     return [DataIssue(line_number, *finding) for finding in _examine(line, needs_answer)]
 
 
-def explain_refused(line: bytes, line_number: int, *, needs_answer: bool = True) -> list[DataIssue]:
-    """The issues, at least one, of a line that `messages.decode_line` refused."""
-    # Two decoders reach Python's recursion limit at different depths: what the typed one refused for
-    # it may pass the other.
-    return explain(line, line_number, needs_answer=needs_answer) or [DataIssue(line_number, *_TOO_DEEP)]
+def explain_refused(line: bytes, line_number: int, *, needs_answer: bool = True) -> Iterator[DataIssue]:
+    """The issues, at least one, of a line that `messages.decode_line` refused. One at a time: a long line can
+    have hundreds of thousands."""
+    found = False
+    for finding in _examine(line, needs_answer):
+        found = True
+        yield DataIssue(line_number, *finding)
+    if not found:
+        # Two decoders reach Python's recursion limit at different depths: what the typed one refused for
+        # it may pass the other.
+        yield DataIssue(line_number, *_TOO_DEEP)
 
 
 def _examine(line: bytes, needs_answer: bool) -> Iterator[Finding]:

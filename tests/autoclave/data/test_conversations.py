@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,17 @@ def test_summary_counts_and_hashes_the_bytes_as_they_came() -> None:
 @pytest.mark.parametrize("data", [b"", b"\n", b"\xef\xbb\xbf", b" \r\n \n"])
 def test_an_empty_file_is_refused(data: bytes) -> None:
     assert [(i.line, i.rule) for i in issues(data)] == [(0, "empty_file")]
+
+
+def test_a_line_with_very_many_issues_is_counted_in_little_memory() -> None:
+    line = b'{"messages": [' + b"7," * 200_000 + b"7]}"
+    tracemalloc.start()
+    with pytest.raises(DataError) as caught:
+        check(line)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (len(caught.value.issues), caught.value.num_issues) == (50, 200_002)
+    assert peak < 16 * len(line)
 
 
 def test_every_tool_with_a_mistake_is_named() -> None:
