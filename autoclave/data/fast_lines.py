@@ -148,11 +148,8 @@ class FastLines:
                 messages = chat.messages
                 # Most conversations end with an answer; asking that first saves a call per line.
                 last = messages[-1]
-                if (
-                    needs_answer
-                    and not (type(last) is _Answer and last.weight != 0)
-                    and not _trains(messages)
-                ):
+                trains = (type(last) is _Answer and last.weight != 0) or _trains(messages)
+                if needs_answer and (type(messages[0]) is _Answer or not trains):
                     break
                 num_lines += 1
                 num_messages += len(messages)
@@ -164,7 +161,7 @@ class FastLines:
         num_lines = num_messages = 0
         try:
             for chat in map(_decode_tool_chat, lines):
-                if self._needs_answer and not _trains(chat.messages):
+                if self._needs_answer and (type(chat.messages[0]) is _Reply or not _trains(chat.messages)):
                     break
                 self._definitions.check(chat)
                 num_lines += 1

@@ -6,6 +6,8 @@ Decided here, because the format does not say:
 - If a key occurs twice in an object, the last one counts, as in every common JSON reader.
 - JSON is nested at most MAX_DEPTH levels deep. Only `parameters` of a tool can be deeper than the format
   itself; a bound of our own gives the same answer on every Python and however deep the caller's stack is.
+- The first message is no trained answer: nothing stands before it that it could answer, and chat templates
+  cannot write the text before it. With weight 0 it may be an assistant's.
 - `functions` and `function_call`, which OpenAI deprecated, are accepted and mean `tools` and `tool_calls`.
 """
 
@@ -157,6 +159,6 @@ def decode_line(line: bytes, *, needs_answer: bool = True) -> Conversation | Non
         return None
     if not conversation.messages or not all(map(_message_is_valid, conversation.messages)):
         return None
-    if needs_answer and not conversation.has_trained_message:
+    if needs_answer and (conversation.messages[0].is_trained or not conversation.has_trained_message):
         return None
     return conversation

@@ -128,6 +128,14 @@ def _examine_messages(messages: Any, needs_answer: bool) -> Iterator[Finding]:
             yield pointer, "wrong_type", text, 'Write {"role": ..., "content": ...}.'
     if not needs_answer:
         return
+    first = messages[0]
+    if isinstance(first, dict) and first.get("role") == "assistant" and not _is_untrained(first):
+        yield (
+            "/messages/0",
+            "answer_to_nothing",
+            "The first message is a trained answer, and nothing stands before it.",
+            "Put a user or system message before it, or give it weight 0.",
+        )
     answers = [m for m in messages if isinstance(m, dict) and m.get("role") == "assistant"]
     if not answers:
         yield (
@@ -136,13 +144,17 @@ def _examine_messages(messages: Any, needs_answer: bool) -> Iterator[Finding]:
             "There is no assistant message, so there is nothing to learn.",
             "Add the answer as a message with the role assistant.",
         )
-    elif all(type(m.get("weight")) is int and m["weight"] == 0 for m in answers):
+    elif all(map(_is_untrained, answers)):
         yield (
             "/messages",
             "no_trained_assistant_message",
             "Every assistant message has weight 0, so there is nothing to learn.",
             "Give at least one assistant message weight 1, or leave its weight out.",
         )
+
+
+def _is_untrained(message: dict[str, Any]) -> bool:
+    return type(message.get("weight")) is int and message["weight"] == 0
 
 
 def _examine_message(message: dict[str, Any], pointer: str) -> Iterator[Finding]:

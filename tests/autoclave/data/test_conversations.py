@@ -91,6 +91,7 @@ def only_issue(line: Any) -> tuple[str, str]:
             "/messages/0/tool_calls",
         ),
         ({"messages": [USER, ANSWER, {"role": "tool", "content": "4"}]}, "missing_key", "/messages/2"),
+        ({"messages": [ANSWER, USER, ANSWER]}, "answer_to_nothing", "/messages/0"),
         ({"messages": [USER]}, "no_trained_assistant_message", "/messages"),
         ({"messages": [USER, {**ANSWER, "weight": 0}]}, "no_trained_assistant_message", "/messages"),
         (
@@ -125,6 +126,7 @@ def test_every_issue_of_a_line_is_reported() -> None:
     "line",
     [
         {"messages": [{"role": "developer", "content": ""}, USER, ANSWER]},
+        {"messages": [{**ANSWER, "weight": 0}, USER, ANSWER]},
         {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}]},
         {"messages": [USER, {**ANSWER, "weight": None, "name": None}]},
         {"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER], "parallel_tool_calls": False},

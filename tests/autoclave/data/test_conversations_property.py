@@ -56,6 +56,8 @@ FRAGMENTS = [
     LINES[0].replace(b"hi", b"h\xc0i"),
     LINES[0].replace(b": ", b" :\t"), LINES[0].replace(b"user", b"\\u0075ser"),
     LINES[0] + b" \t", b" " + LINES[0],
+    b'{"messages": [{"role": "assistant", "content": "a"}]}',
+    b'{"messages": [{"role": "assistant", "content": "a", "weight": 0}, ' + LINES[0][14:],
     b'{"prompt": "a", "completion": "b"}', b'{"input": {}, "preferred_output": []}',
     LINES[0][:-1] + b', "tools": [{"type":"function","function":{"name":"f","parameters":{"a":' + b"[" * 58
     + b"]" * 58 + b"}}}]}",
@@ -248,16 +250,24 @@ def valid_message(message: Any) -> bool:
     return ("tool_call_id" in found) == (role == "tool") and (role != "function" or "name" in found)
 
 
+def trains(message: Any) -> bool:
+    return message["role"] == "assistant" and message.get("weight") != 0
+
+
 def valid_example(value: Any) -> bool:
-    return only(
-        value,
-        {"messages": lambda m: isinstance(m, list) and m and all(map(valid_message, m))},
-        {
-            "tools": each(is_tool),
-            "parallel_tool_calls": bool,
-            "functions": lambda f: each(is_definition)(f) and 1 <= len(f) <= 128,
-        },
-    ) and any(m["role"] == "assistant" and m.get("weight") != 0 for m in value["messages"])
+    return (
+        only(
+            value,
+            {"messages": lambda m: isinstance(m, list) and m and all(map(valid_message, m))},
+            {
+                "tools": each(is_tool),
+                "parallel_tool_calls": bool,
+                "functions": lambda f: each(is_definition)(f) and 1 <= len(f) <= 128,
+            },
+        )
+        and any(map(trains, value["messages"]))
+        and not trains(value["messages"][0])
+    )
 
 
 @pytest.mark.slow
