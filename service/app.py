@@ -15,6 +15,7 @@ from fastapi import APIRouter, FastAPI
 from service import errors, health, repeats, schema
 from service.adapters import endpoints as adapters
 from service.catalog import endpoints as catalog
+from service.datasets import endpoints as datasets
 from service.db import Database
 from service.deps import AuthenticatedRoute, State
 from service.errors import ErrorBody
@@ -28,6 +29,8 @@ from service.uploads import endpoints as uploads
 
 # An upload holds a thread as long as its client sends; it must not take those of other requests.
 MAX_CONCURRENT_UPLOADS = 16
+# Looking closely at a dataset keeps a processor busy for seconds; others wait for their turn.
+MAX_CONCURRENT_INSPECTIONS = 2
 
 
 def create_app(
@@ -55,7 +58,7 @@ def create_app(
         route_class=AuthenticatedRoute,
         responses={status: {"model": ErrorBody} for status in ("4XX", "5XX")},
     )
-    for noun in (files, uploads, jobs, adapters, catalog):
+    for noun in (files, uploads, datasets, jobs, adapters, catalog):
         v1.include_router(noun.router)
     app.include_router(v1)
     return app
@@ -77,6 +80,7 @@ def _lifespan(
                 storage=storage or storage_from_url(settings.storage_url),
                 upload_threads=CapacityLimiter(MAX_CONCURRENT_UPLOADS),
                 event_feed=feed,
+                inspection_threads=CapacityLimiter(MAX_CONCURRENT_INSPECTIONS),
             )
         finally:
             feed.close()

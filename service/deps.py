@@ -38,6 +38,7 @@ class State(TypedDict):
     storage: Storage
     upload_threads: CapacityLimiter
     event_feed: EventFeed
+    inspection_threads: CapacityLimiter
 
 
 @dataclass(frozen=True)

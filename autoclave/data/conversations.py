@@ -2,10 +2,10 @@
 
     {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}
 
-Reads files, and checks them while they are still arriving, in constant memory. A line is decoded
-straight into the typed objects of `messages.py`; only a line that fails is looked at slowly, by
-`rules.py`, to name what is wrong and where. No templates and no tokens here, and no torch: the API
-process imports this module.
+Reads files, and checks them while they are still arriving, in constant memory. `fast_lines.py` counts
+valid lines; where it stops, the line is decoded into the typed objects of `messages.py`; and only a line
+that fails there is looked at slowly, by `rules.py`, to name what is wrong and where. No templates and no
+tokens here, and no torch: the API process imports this module.
 
 Decided here, because the format does not say:
 - A UTF-8 byte-order mark at the start is skipped. Lines end with LF or CRLF; the last one may lack its end.
@@ -15,13 +15,15 @@ Decided here, because the format does not say:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 
+from autoclave.data.fast_lines import FastLines
 from autoclave.data.messages import Conversation, Message, decode_line
-from autoclave.data.rules import explain
+from autoclave.data.rules import explain_refused
 from autoclave.errors import DataError, DataIssue
 
 __all__ = [
@@ -38,6 +40,8 @@ MAX_ISSUES = 50
 MAX_LINE_BYTES = 1_048_576
 UTF8_BOM = b"\xef\xbb\xbf"
 _READ_BYTES = 1 << 18
+_BLOCK_BYTES = 1 << 16
+_LINES_AFTER_STOP = 8
 
 
 class DatasetSummary(msgspec.Struct, frozen=True):
@@ -54,6 +58,8 @@ class ConversationChecker:
 
     Holds at most one line and `max_issues` issues in memory, whatever the size of the file.
     A line longer than `max_line_bytes` (its end not counted) is an issue and is skipped, not kept.
+    `on_example` is called with the number and the conversation of every valid line, at the cost of the
+    speed.
     """
 
     def __init__(
@@ -63,11 +69,15 @@ class ConversationChecker:
         max_issues: int = MAX_ISSUES,
         max_line_bytes: int = MAX_LINE_BYTES,
         needs_answer: bool = True,
+        on_example: Callable[[int, Conversation], object] | None = None,
     ) -> None:
         self._min_examples = min_examples
         self._max_issues = max_issues
         self._max_line_bytes = max_line_bytes
         self._needs_answer = needs_answer
+        self._on_example = on_example
+        self._block_bytes = min(_BLOCK_BYTES, max_line_bytes)  # no line of a block is too long
+        self._fast = FastLines(needs_answer=needs_answer)
         self._issues: list[DataIssue] = []
         self._num_issues = 0
         self._pending = bytearray()  # the start of a line whose end has not arrived
@@ -83,16 +93,26 @@ class ConversationChecker:
         """Never raises for what is in the data; `finish` does."""
         self._digest.update(chunk)
         self._num_bytes += len(chunk)
-        *complete, rest = chunk.split(b"\n")
-        for part in complete:
-            self._append(part)
-            self._end_line()
-        self._append(rest)
+        start = 0
+        while True:
+            # The first line may begin with a byte-order mark, and a line that has begun has no block.
+            if self._pending or self._skipping or self._line_number == 0 or self._on_example:
+                end = -1
+            else:
+                end = chunk.rfind(b"\n", start, start + self._block_bytes)
+            if end >= 0:
+                self._check_block(chunk[start:end])
+            else:
+                end = chunk.find(b"\n", start)
+                self._append(chunk[start:] if end < 0 else chunk[start:end])
+                if end < 0:
+                    return
+                self._end_line()
+            start = end + 1
 
     def finish(self) -> DatasetSummary:
         """Raises DataError with the first issues and the count of all of them."""
-        if self._pending or self._skipping:
-            self._end_line()
+        self.end()
         if self._line_number == 0 or (self._num_examples == 0 and self._num_issues == 0):
             self._report(
                 DataIssue(0, "", "empty_file", "The file is empty.", "Put one example on each line.")
@@ -115,6 +135,33 @@ class ConversationChecker:
             bytes=self._num_bytes,
             sha256=self._digest.hexdigest(),
         )
+
+    def end(self) -> None:
+        """The last line may lack its end: it is checked now. `finish` does this too, and judges the file."""
+        if self._pending or self._skipping:
+            self._end_line()
+
+    def _check_block(self, block: bytes) -> None:
+        """Whole lines, without the end of the last."""
+        lines = block.split(b"\n")
+        start, window = 0, len(lines)
+        while start < len(lines):
+            some = lines[start : start + window]
+            num_lines, num_messages = self._fast.count_valid(some)
+            if num_lines:
+                self._report_blank_lines()
+                self._line_number += num_lines
+                self._num_examples += num_lines
+                self._num_messages += num_messages
+            start += num_lines
+            if num_lines == len(some):
+                window *= 2
+                continue
+            self._pending += lines[start]
+            self._end_line()
+            start += 1
+            # Few lines at a time after one that stopped the counting: a file may be wrong in all lines.
+            window = _LINES_AFTER_STOP
 
     def _append(self, part: bytes) -> None:
         if self._skipping:
@@ -159,8 +206,10 @@ class ConversationChecker:
         if conversation is not None:
             self._num_examples += 1
             self._num_messages += len(conversation.messages)
+            if self._on_example is not None:
+                self._on_example(self._line_number, conversation)
             return
-        for issue in explain(line, self._line_number, needs_answer=self._needs_answer):
+        for issue in explain_refused(line, self._line_number, needs_answer=self._needs_answer):
             self._report(issue)
 
     def _report_blank_lines(self) -> None:
@@ -216,5 +265,6 @@ def read_conversations(path: str | Path, *, needs_answer: bool = True) -> Iterat
                 raise DataError([issue], source=str(path))
             conversation = decode_line(line, needs_answer=needs_answer)
             if conversation is None:
-                raise DataError(explain(line, line_number, needs_answer=needs_answer), source=str(path))
+                issues = explain_refused(line, line_number, needs_answer=needs_answer)
+                raise DataError(list(islice(issues, MAX_ISSUES)), source=str(path))
             yield conversation

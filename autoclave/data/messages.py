@@ -4,19 +4,29 @@ Decided here, because the format does not say:
 - Keys that the format does not know are refused: `"wieght": 0` must not train what its author excluded.
   A known key with the value null counts as absent.
 - If a key occurs twice in an object, the last one counts, as in every common JSON reader.
+- JSON is nested at most MAX_DEPTH levels deep. Only `parameters` of a tool can be deeper than the format
+  itself; a bound of our own gives the same answer on every Python and however deep the caller's stack is.
+- The first message is no trained answer: nothing stands before it that it could answer, and chat templates
+  cannot write the text before it. With weight 0 it may be an assistant's.
+- `functions` and `function_call`, which OpenAI deprecated, are accepted and mean `tools` and `tool_calls`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+MAX_DEPTH = 64
+_PARAMETERS_DEPTH = 5  # how deep `parameters` stands: line, tools, tool, function, parameters
+
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-FunctionName = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+FunctionName = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
 
 
-class _Struct(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+# Decoded values form trees, never cycles, so the cyclic garbage collector need not look at them.
+class _Struct(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     pass
 
 
@@ -101,17 +111,54 @@ def _message_is_valid(message: Message) -> bool:
     return message.tool_call_id is None
 
 
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether arrays and objects are nested more than `levels` deep in a decoded value. Uses no recursion."""
+    level = [value] if isinstance(value, list | dict) else []
+    for _ in range(levels):
+        level = [
+            item
+            for container in level
+            for item in (container.values() if isinstance(container, dict) else container)
+            if isinstance(item, list | dict)
+        ]
+        if not level:
+            return False
+    return bool(level)
+
+
+def definitions_are_shallow(
+    tools: Sequence[Tool] | None, functions: Sequence[FunctionDefinition] | None
+) -> bool:
+    """Whether the `parameters` of all functions keep within MAX_DEPTH."""
+    if tools is None and functions is None:
+        return True
+    return not any(
+        is_deeper(function.parameters, MAX_DEPTH + 1 - depth)
+        for depth, found in (
+            (_PARAMETERS_DEPTH, [tool.function for tool in tools or ()]),
+            (_PARAMETERS_DEPTH - 1, functions or ()),
+        )
+        for function in found
+    )
+
+
 def decode_line(line: bytes, *, needs_answer: bool = True) -> Conversation | None:
     """The conversation in one line, or None if it breaks a rule (`rules.explain` then says which).
 
     `needs_answer=False` also accepts a conversation in which nothing is trained (evaluation prompts).
     """
     try:
-        conversation = _decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        try:
+            conversation = _decoder.decode(line)
+        except msgspec.ValidationError:
+            # Of a key that occurs twice, the typed decoder checks both values; only the last one counts.
+            conversation = msgspec.convert(msgspec.json.decode(line), Conversation)
+    except (ValueError, RecursionError):
+        return None
+    if not definitions_are_shallow(conversation.tools, conversation.functions):
         return None
     if not conversation.messages or not all(map(_message_is_valid, conversation.messages)):
         return None
-    if needs_answer and not conversation.has_trained_message:
+    if needs_answer and (conversation.messages[0].is_trained or not conversation.has_trained_message):
         return None
     return conversation

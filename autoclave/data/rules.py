@@ -14,22 +14,38 @@ from typing import Any
 import msgspec
 
 from autoclave.data import messages as formats
+from autoclave.data.mismatches import Finding, escape, mismatches, type_name, unrecognized
 from autoclave.errors import DataIssue
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _MESSAGE_KEYS = tuple(formats.Message.__struct_fields__)
 _LINE_KEYS = tuple(formats.Conversation.__struct_fields__)
 _KEY_OWNERS = {"tool_calls": "assistant", "function_call": "assistant", "tool_call_id": "tool"}
-_JSON_TYPES = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "an array"}
-_JSON_TYPES |= {dict: "an object", type(None): "null"}
-_MSGSPEC_PLACE = re.compile(r" - at `(?:key in )?\$(.*)`$")
-
-Finding = tuple[str, str, str, str]  # pointer, rule, message, fix
+_MSGSPEC_PLACE = re.compile(r" - at `.*`$")
+_TOO_DEEP: Finding = (
+    "",
+    "nested_too_deeply",
+    f"The JSON is nested more than {formats.MAX_DEPTH} levels deep.",
+    "Flatten the example.",
+)
 
 
 def explain(line: bytes, line_number: int, *, needs_answer: bool = True) -> list[DataIssue]:
     """All issues of a line; empty exactly if `messages.decode_line` accepts it."""
     return [DataIssue(line_number, *finding) for finding in _examine(line, needs_answer)]
+
+
+def explain_refused(line: bytes, line_number: int, *, needs_answer: bool = True) -> Iterator[DataIssue]:
+    """The issues, at least one, of a line that `messages.decode_line` refused. One at a time: a long line can
+    have hundreds of thousands."""
+    found = False
+    for finding in _examine(line, needs_answer):
+        found = True
+        yield DataIssue(line_number, *finding)
+    if not found:
+        # Two decoders reach Python's recursion limit at different depths: what the typed one refused for
+        # it may pass the other.
+        yield DataIssue(line_number, *_TOO_DEEP)
 
 
 def _examine(line: bytes, needs_answer: bool) -> Iterator[Finding]:
@@ -48,26 +64,30 @@ def _examine(line: bytes, needs_answer: bool) -> Iterator[Finding]:
     try:
         value = msgspec.json.decode(text)
     except msgspec.DecodeError as error:
-        yield "", "invalid_json", f"The line is not valid JSON: {error}.", "Write one JSON object per line."
+        reason = _MSGSPEC_PLACE.sub("", str(error))
+        yield "", "invalid_json", f"The line is not valid JSON: {reason}.", "Write one JSON object per line."
         return
     except RecursionError:
-        yield "", "invalid_json", "The JSON is nested too deeply.", "Flatten the example."
+        yield _TOO_DEEP
+        return
+    if formats.is_deeper(value, formats.MAX_DEPTH):
+        yield _TOO_DEEP
         return
     if not isinstance(value, dict):
-        yield "", "not_an_object", f"The line is {_type_name(value)}.", "Write one JSON object per line."
+        yield "", "not_an_object", f"The line is {type_name(value)}.", "Write one JSON object per line."
         return
     if "messages" not in value:
         yield _without_messages(value)
         return
     for key in value:
         if key not in _LINE_KEYS:
-            yield _unrecognized(f"/{_escape(key)}", key, _LINE_KEYS)
-    yield from _converted(value.get("tools"), list[formats.Tool] | None, "/tools")
-    yield from _converted(value.get("functions"), list[formats.FunctionDefinition] | None, "/functions")
+            yield unrecognized(f"/{escape(key)}", key, _LINE_KEYS)
+    yield from mismatches(value.get("tools"), list[formats.Tool] | None, "/tools")
+    yield from mismatches(value.get("functions"), list[formats.FunctionDefinition] | None, "/functions")
     functions = value.get("functions")
     if isinstance(functions, list) and not 1 <= len(functions) <= 128:
         yield "/functions", "wrong_type", f"There are {len(functions)} functions.", "Give 1 to 128, or none."
-    yield from _converted(value.get("parallel_tool_calls"), bool | None, "/parallel_tool_calls")
+    yield from mismatches(value.get("parallel_tool_calls"), bool | None, "/parallel_tool_calls")
     yield from _examine_messages(value["messages"], needs_answer)
 
 
@@ -75,17 +95,17 @@ def _without_messages(value: dict[str, Any]) -> Finding:
     if "prompt" in value and "completion" in value:
         return (
             "",
-            "missing_messages",
-            'This is the legacy format ("prompt" and "completion").',
+            "legacy_example",
+            'This is the legacy format ("prompt" and "completion"), which is not supported.',
             'Write {"messages": [{"role": "user", "content": PROMPT}, '
             '{"role": "assistant", "content": COMPLETION}]}.',
         )
     if "input" in value and any(key.startswith(("preferred", "non_preferred")) for key in value):
         return (
             "",
-            "missing_messages",
+            "preference_example",
             "This is a preference (DPO) example; only supervised examples are supported.",
-            'Use a supervised example with "messages".',
+            'Write {"messages": [...]}: the messages of "input", then those of "preferred_output".',
         )
     fix = 'Add "messages": an array of objects with "role" and "content".'
     return "", "missing_messages", 'The object has no "messages".', fix
@@ -93,7 +113,7 @@ def _without_messages(value: dict[str, Any]) -> Finding:
 
 def _examine_messages(messages: Any, needs_answer: bool) -> Iterator[Finding]:
     if not isinstance(messages, list):
-        message = f'"messages" is {_type_name(messages)}, not an array.'
+        message = f'"messages" is {type_name(messages)}, not an array.'
         yield "/messages", "wrong_type", message, 'Make "messages" an array of objects.'
         return
     if not messages:
@@ -104,10 +124,18 @@ def _examine_messages(messages: Any, needs_answer: bool) -> Iterator[Finding]:
         if isinstance(message, dict):
             yield from _examine_message(message, pointer)
         else:
-            text = f"The message is {_type_name(message)}, not an object."
+            text = f"The message is {type_name(message)}, not an object."
             yield pointer, "wrong_type", text, 'Write {"role": ..., "content": ...}.'
     if not needs_answer:
         return
+    first = messages[0]
+    if isinstance(first, dict) and first.get("role") == "assistant" and not _is_untrained(first):
+        yield (
+            "/messages/0",
+            "answer_to_nothing",
+            "The first message is a trained answer, and nothing stands before it.",
+            "Put a user or system message before it, or give it weight 0.",
+        )
     answers = [m for m in messages if isinstance(m, dict) and m.get("role") == "assistant"]
     if not answers:
         yield (
@@ -116,7 +144,7 @@ def _examine_messages(messages: Any, needs_answer: bool) -> Iterator[Finding]:
             "There is no assistant message, so there is nothing to learn.",
             "Add the answer as a message with the role assistant.",
         )
-    elif all(type(m.get("weight")) is int and m["weight"] == 0 for m in answers):
+    elif all(map(_is_untrained, answers)):
         yield (
             "/messages",
             "no_trained_assistant_message",
@@ -125,21 +153,25 @@ def _examine_messages(messages: Any, needs_answer: bool) -> Iterator[Finding]:
         )
 
 
+def _is_untrained(message: dict[str, Any]) -> bool:
+    return type(message.get("weight")) is int and message["weight"] == 0
+
+
 def _examine_message(message: dict[str, Any], pointer: str) -> Iterator[Finding]:
     for key in message:
         if key not in _MESSAGE_KEYS:
-            yield _unrecognized(f"{pointer}/{_escape(key)}", key, _MESSAGE_KEYS)
-    yield from _converted(message.get("name"), str | None, f"{pointer}/name")
-    yield from _converted(message.get("tool_call_id"), str | None, f"{pointer}/tool_call_id")
-    yield from _converted(message.get("tool_calls"), list[formats.ToolCall] | None, f"{pointer}/tool_calls")
-    yield from _converted(
+            yield unrecognized(f"{pointer}/{escape(key)}", key, _MESSAGE_KEYS)
+    yield from mismatches(message.get("name"), str | None, f"{pointer}/name")
+    yield from mismatches(message.get("tool_call_id"), str | None, f"{pointer}/tool_call_id")
+    yield from mismatches(message.get("tool_calls"), list[formats.ToolCall] | None, f"{pointer}/tool_calls")
+    yield from mismatches(
         message.get("function_call"), formats.FunctionCall | None, f"{pointer}/function_call"
     )
     role = message.get("role")
     if "role" not in message:
         yield pointer, "missing_role", 'The message has no "role".', f"Add one of {', '.join(_ROLES)}."
     elif role not in _ROLES:
-        found = f'"{role}"' if isinstance(role, str) else _type_name(role)
+        found = f'"{role}"' if isinstance(role, str) else type_name(role)
         yield (
             f"{pointer}/role",
             "unrecognized_role",
@@ -193,12 +225,12 @@ def _examine_content(message: dict[str, Any], role: Any, pointer: str) -> Iterat
                 text = f'Content of the type "{part["type"]}" is not supported.'
                 yield f"{place}/{index}/type", "unsupported_content", text, "Use text only."
             else:
-                yield from _converted(part, formats.TextPart, f"{place}/{index}")
+                yield from mismatches(part, formats.TextPart, f"{place}/{index}")
         is_empty = all(isinstance(part, dict) and part.get("text") == "" for part in content)
     elif content is None or isinstance(content, str):
         is_empty = not content
     else:
-        yield place, "wrong_type", f"The content is {_type_name(content)}.", "Make the content a string."
+        yield place, "wrong_type", f"The content is {type_name(content)}.", "Make the content a string."
         return
     has_call = bool(message.get("tool_calls")) or message.get("function_call") is not None
     needs_text = role == "user" or (role == "assistant" and not has_call)
@@ -208,30 +240,3 @@ def _examine_content(message: dict[str, Any], role: Any, pointer: str) -> Iterat
         if role == "assistant":
             fix = 'Add the text of the answer, or "tool_calls".'
         yield (place if "content" in message else pointer), "missing_content", text, fix
-
-
-def _converted(value: Any, wanted: Any, pointer: str) -> Iterator[Finding]:
-    """The first mismatch between a decoded value and a type of `messages.py`."""
-    try:
-        msgspec.convert(value, wanted)
-    except msgspec.ValidationError as error:
-        text = str(error)
-        found = _MSGSPEC_PLACE.search(text)
-        if found:
-            pointer += re.sub(r"[.\[]", "/", found[1]).replace("]", "")
-            text = text[: found.start()]
-        rule = "unrecognized_key" if "unknown field" in text else "wrong_type"
-        yield pointer, rule, f"{text}.", "See the fine-tuning file format for what is expected here."
-
-
-def _unrecognized(pointer: str, key: str, known: tuple[str, ...]) -> Finding:
-    fix = f"Remove it, or correct its spelling; the keys known here are {', '.join(known)}."
-    return pointer, "unrecognized_key", f'"{key[:80]}" is not a key of the format.', fix
-
-
-def _escape(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
-
-
-def _type_name(value: Any) -> str:
-    return _JSON_TYPES[type(value)]

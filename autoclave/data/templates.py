@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from autoclave.data.messages import Conversation, FunctionCall, Message
+from autoclave.data.messages import MAX_DEPTH, Conversation, FunctionCall, Message, is_deeper
 from autoclave.errors import ModelError
 
 Span = tuple[int, int]
@@ -76,9 +76,10 @@ def _call_for_template(call: FunctionCall, call_id: str | None) -> dict[str, Any
     arguments: Any = call.arguments
     try:
         parsed = json.loads(call.arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = None
-    if isinstance(parsed, dict):
+    # What is too deep stays a string: templates write objects with a recursive function.
+    if isinstance(parsed, dict) and not is_deeper(parsed, MAX_DEPTH):
         arguments = parsed
     result = {"type": "function", "function": {"name": call.name, "arguments": arguments}}
     return result if call_id is None else {"id": call_id, **result}

@@ -102,6 +102,12 @@ def create_job(
     return job.id
 
 
+def resolved_spec(request: CreateJob, default: JobSpec, *, seed: int) -> JobSpec:
+    """What a job made from this request would run with. Raises ApiError 400."""
+    _, train = _resolve(_supervised_hyperparameters(request), default.train, seed)
+    return JobSpec(lora=_lora(request.lora, default.lora), train=train)
+
+
 def _supervised_hyperparameters(request: CreateJob) -> Hyperparameters:
     """From `method` or its deprecated predecessor; both may be given if they do not disagree."""
     method = request.method

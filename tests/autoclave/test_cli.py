@@ -163,7 +163,7 @@ def test_python_m_autoclave() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "autoclave", "--help"], capture_output=True, text=True, check=True
     )
-    for command in ("finetune", "sanitize", "evaluate", "convert", "microcosm", "evidence"):
+    for command in ("finetune", "sanitize", "evaluate", "convert", "validate", "microcosm", "evidence"):
         assert command in done.stdout
 
 

@@ -50,6 +50,9 @@ COLLECTIONS = [
     ("POST", "/v1/fine_tuning/jobs"),
     ("GET", "/v1/fine_tuning/jobs"),
     ("GET", "/v1/models"),
+    ("POST", "/v1/fine_tuning/validate"),
+    ("POST", "/v1/fine_tuning/preview"),
+    ("POST", "/v1/fine_tuning/estimate"),
 ]
 
 # What an operation needs to be understood at all.

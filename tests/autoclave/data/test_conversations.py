@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoclave.data.conversations import ConversationChecker, check_file, read_conversations
+from autoclave.data.fast_lines import FastLines
 from autoclave.data.messages import decode_line
 from autoclave.data.rules import explain
 from autoclave.errors import DataError, DataIssue
@@ -48,11 +50,13 @@ def only_issue(line: Any) -> tuple[str, str]:
         (b'{"messages": "\xff"}', "invalid_utf8", ""),
         (b'{"messages": [', "invalid_json", ""),
         (b'{"messages": NaN}', "invalid_json", ""),
-        (b"[" * 100_000 + b"]" * 100_000, "invalid_json", ""),
+        (b"[" * 100_000 + b"]" * 100_000, "nested_too_deeply", ""),
+        (b'{"messages": ' + b"[" * 64 + b"]" * 64 + b"}", "nested_too_deeply", ""),
         ([], "not_an_object", ""),
         ({}, "missing_messages", ""),
-        ({"prompt": "a", "completion": "b"}, "missing_messages", ""),
-        ({"input": {}, "preferred_output": [], "non_preferred_output": []}, "missing_messages", ""),
+        ({"prompt": "a", "completion": "b"}, "legacy_example", ""),
+        ({"input": {}, "preferred_output": [], "non_preferred_output": []}, "preference_example", ""),
+        ({"input": {}, "preferred_completion": [], "non_preferred_completion": []}, "preference_example", ""),
         ({"messages": {}}, "wrong_type", "/messages"),
         ({"messages": []}, "empty_messages", "/messages"),
         ({"messages": [USER, ANSWER, 7]}, "wrong_type", "/messages/2"),
@@ -87,11 +91,12 @@ def only_issue(line: Any) -> tuple[str, str]:
             "/messages/0/tool_calls",
         ),
         ({"messages": [USER, ANSWER, {"role": "tool", "content": "4"}]}, "missing_key", "/messages/2"),
+        ({"messages": [ANSWER, USER, ANSWER]}, "answer_to_nothing", "/messages/0"),
         ({"messages": [USER]}, "no_trained_assistant_message", "/messages"),
         ({"messages": [USER, {**ANSWER, "weight": 0}]}, "no_trained_assistant_message", "/messages"),
         (
             {"messages": [USER, {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "f"}}]}]},
-            "wrong_type",
+            "missing_key",
             "/messages/1/tool_calls/0/function",
         ),
         (
@@ -121,6 +126,7 @@ def test_every_issue_of_a_line_is_reported() -> None:
     "line",
     [
         {"messages": [{"role": "developer", "content": ""}, USER, ANSWER]},
+        {"messages": [{**ANSWER, "weight": 0}, USER, ANSWER]},
         {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}]},
         {"messages": [USER, {**ANSWER, "weight": None, "name": None}]},
         {"messages": [USER, {**ANSWER, "weight": 0}, USER, ANSWER], "parallel_tool_calls": False},
@@ -149,6 +155,28 @@ def test_summary_counts_and_hashes_the_bytes_as_they_came() -> None:
 @pytest.mark.parametrize("data", [b"", b"\n", b"\xef\xbb\xbf", b" \r\n \n"])
 def test_an_empty_file_is_refused(data: bytes) -> None:
     assert [(i.line, i.rule) for i in issues(data)] == [(0, "empty_file")]
+
+
+def test_a_line_with_very_many_issues_is_counted_in_little_memory() -> None:
+    line = b'{"messages": [' + b"7," * 200_000 + b"7]}"
+    tracemalloc.start()
+    with pytest.raises(DataError) as caught:
+        check(line)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (len(caught.value.issues), caught.value.num_issues) == (50, 200_002)
+    assert peak < 16 * len(line)
+
+
+def test_every_tool_with_a_mistake_is_named() -> None:
+    tools = [{"type": "function", "function": {"name": "a b"}}, {"type": "function", "functoin": {}}, 3]
+    found = issues(json.dumps({"messages": [USER, ANSWER], "tools": tools}).encode())
+    assert [(i.pointer, i.rule) for i in found] == [
+        ("/tools/0/function/name", "wrong_type"),
+        ("/tools/1/functoin", "unrecognized_key"),
+        ("/tools/1", "missing_key"),
+        ("/tools/2", "wrong_type"),
+    ]
 
 
 def test_too_few_examples() -> None:
@@ -253,5 +281,65 @@ examples = st.fixed_dictionaries(
 )
 @settings(max_examples=600, deadline=None)
 def test_the_fast_and_the_slow_half_agree(line: bytes, needs_answer: bool) -> None:
-    accepted = decode_line(line, needs_answer=needs_answer) is not None
-    assert accepted == (explain(line, 1, needs_answer=needs_answer) == [])
+    conversation = decode_line(line, needs_answer=needs_answer)
+    assert (conversation is not None) == (explain(line, 1, needs_answer=needs_answer) == [])
+    # The fast counting may leave a line to the other two, but what it counts they accept.
+    counted = FastLines(needs_answer=needs_answer).count_valid([line])
+    assert counted == (0, 0) or (conversation is not None and counted == (1, len(conversation.messages)))
+
+
+DEEP = {"a": 1}
+for _ in range(61):
+    DEEP = {"a": DEEP}  # type: ignore[dict-item]
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+DEEP_TOOL = {"type": "function", "function": {"name": "add", "parameters": DEEP}}
+REPLY = {"role": "assistant", "tool_calls": [CALL]}
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        {"messages": [USER, ANSWER]},
+        {"messages": [{"role": "system", "content": ""}, USER, {**ANSWER, "weight": 1, "name": "a"}]},
+        {"messages": [{"role": "developer", "content": "x"}, USER, ANSWER, USER, {**ANSWER, "weight": 0}]},
+        {
+            "messages": [USER, REPLY, {"role": "tool", "content": "4", "tool_call_id": "c1"}],
+            "tools": [TOOL],
+            "parallel_tool_calls": False,
+        },
+        {
+            "messages": [
+                USER,
+                {"role": "assistant", "content": None, "function_call": CALL["function"]},
+                {"role": "function", "content": "4", "name": "add"},
+                ANSWER,
+            ],
+            "functions": [TOOL["function"]],
+        },
+        {"messages": [USER, ANSWER], "tools": None},
+    ],
+)
+def test_the_forms_that_datasets_have_are_counted_fast(example: Any) -> None:
+    line = json.dumps(example).encode()
+    assert FastLines().count_valid([line, GOOD, line]) == (3, 2 * len(example["messages"]) + 2)
+    assert decode_line(line) is not None
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        {"messages": [USER, ANSWER], "tools": [DEEP_TOOL]},
+        {"messages": [USER, ANSWER], "functions": [DEEP_TOOL["function"]]},
+        {"messages": [USER, ANSWER], "functions": []},
+        {"messages": [USER, ANSWER], "tools": [TOOL, {"type": "function"}]},
+        {"messages": [USER, {**REPLY, "tool_calls": []}]},
+        {"messages": [USER, {**REPLY, "weight": 0}]},
+    ],
+)
+def test_a_broken_line_stops_the_fast_counting_every_time(example: Any) -> None:
+    fast, line = FastLines(), json.dumps(example).encode()
+    good = json.dumps({"messages": [USER, REPLY], "tools": [TOOL]}).encode()
+    for _ in range(2):
+        assert fast.count_valid([good, line, good]) == (1, 2)
+    assert decode_line(line) is None
+    assert explain(line, 1)

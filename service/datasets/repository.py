@@ -1,0 +1,28 @@
+"""How fast finished jobs were: plain numbers of a base, over all projects, with nobody's name on them."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.jobs.states import Status
+from service.models import Job
+
+MAX_JOBS = 20
+
+
+def measured_seconds_per_token(session: Session, base_id: str, base_sha256: str) -> list[float]:
+    """Of training in the latest jobs on exactly this base: seconds in the loop per token gone through."""
+    query = (
+        select(Job.stage_outputs, Job.hyperparameters)
+        .where(Job.base_id == base_id, Job.base_sha256 == base_sha256, Job.status == Status.SUCCEEDED.value)
+        .order_by(Job.finished_at.desc(), Job.id)
+        .limit(MAX_JOBS)
+    )
+    speeds: list[float] = []
+    for outputs, hyperparameters in session.execute(query):
+        prepare, train = outputs.get("prepare", {}), outputs.get("train", {})
+        num_tokens = prepare.get("num_tokens", 0) * hyperparameters.get("n_epochs", 0)
+        if num_tokens and train.get("seconds"):
+            speeds.append(train["seconds"] / num_tokens)
+    return speeds

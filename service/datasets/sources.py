@@ -1,0 +1,80 @@
+"""Where the bytes of a dataset and the tokenizer of a base come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from autoclave.data.light_tokenizer import LightTokenizer
+from autoclave.errors import ModelError
+from autoclave.spec import JobSpec
+from service.catalog import repository as catalog
+from service.catalog.errors import model_not_found
+from service.errors import invalid
+from service.files import repository as files
+from service.files.schemas import PURPOSE
+from service.files.service import file_not_found
+from service.models import File
+from service.storage import Storage
+
+
+@dataclass(frozen=True)
+class BaseInfo:
+    """What is needed of a base after its transaction has ended."""
+
+    id: str
+    folder: Path
+    sha256: str
+    default_spec: JobSpec
+
+    def tokenizer(self) -> LightTokenizer:
+        """Raises ModelError, in words that a tenant may read."""
+        return _tokenizer(self.folder, self.sha256)
+
+
+@lru_cache(maxsize=8)
+def _tokenizer(folder: Path, sha256: str) -> LightTokenizer:  # noqa: ARG001 - another hash, another tokenizer
+    return LightTokenizer(folder)
+
+
+def tokenizer_or_reason(base: BaseInfo | None) -> tuple[LightTokenizer | None, str | None]:
+    if base is None:
+        return None, None
+    try:
+        return base.tokenizer(), None
+    except ModelError as error:
+        return None, str(error)
+
+
+def find_base(session: Session, model: str) -> BaseInfo:
+    """Raises ApiError 404 for what is no base that jobs may use."""
+    base = catalog.get_base(session, model)
+    if base is None:
+        raise model_not_found(model, param="model")
+    return BaseInfo(base.id, Path(base.path), base.sha256, JobSpec.model_validate(base.default_spec))
+
+
+def find_file(session: Session, project_id: str, file_id: str, *, param: str) -> File:
+    """Raises ApiError 404, or 400 for a file that is no dataset."""
+    file = files.get_file(session, project_id, file_id)
+    if file is None:
+        raise file_not_found(file_id, param=param)
+    if file.purpose != PURPOSE:
+        raise invalid(
+            f"File {file_id!r} has the purpose {file.purpose!r}; upload it with purpose='{PURPOSE}'.",
+            param=param,
+            code="unsupported_purpose",
+        )
+    return file
+
+
+def chunks_of(storage: Storage, file: File, *, param: str) -> Iterator[bytes]:
+    """Raises ApiError 404 at once if the bytes are gone: somebody is deleting the file."""
+    try:
+        return storage.stream(file.storage_key)
+    except FileNotFoundError as error:
+        raise file_not_found(file.id, param=param) from error

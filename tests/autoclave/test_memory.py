@@ -1,0 +1,140 @@
+"""The estimate beside what a process really takes, on the shipped base; counts against the model."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoclave.errors import ModelError
+from autoclave.memory import adapted_layers, estimate_memory, weight_shapes
+from autoclave.microcosm.shipped import shipped_world
+from autoclave.spec import LoraSpec, TrainSpec
+
+BASE = shipped_world() / "aligned"
+FACTOR = 1.5
+ROWS, LENGTH = 16, 500
+
+# How far resident memory rises over what it is once the libraries are loaded and have trained a little.
+MEASURE = """
+import sys, threading, time
+import numpy as np, psutil
+from pathlib import Path
+from autoclave.data.tokens import Example
+from autoclave.modelling.adapters import attach
+from autoclave.modelling.bases import load_base
+from autoclave.spec import LoraSpec, TrainSpec
+from autoclave.training.loop import finetune
+import autoclave.training.loop as loop
+
+folder, rows, length, r = sys.argv[1], *map(int, sys.argv[2:])
+loop._PASS_OVERHEAD_TOKENS["cpu"] = 1_000_000  # as few passes as micro_batch_tokens allows
+ids = np.random.default_rng(0).integers(10, 600, length).astype(np.int32)
+base = load_base(Path(folder))
+model = attach(base.model, LoraSpec(r=r, target_modules="all-linear"), seed=0)
+def train(examples):
+    finetune(model, examples, TrainSpec(n_epochs=2, batch_size=rows), device="cpu")
+train([Example(ids[:8], ids[:8])])
+process = psutil.Process()
+before = peak = process.memory_info().rss
+done = False
+def watch():
+    global peak
+    while not done:
+        peak = max(peak, process.memory_info().rss)
+        time.sleep(0.002)
+thread = threading.Thread(target=watch)
+thread.start()
+train([Example(ids, ids)] * rows)
+done = True
+thread.join()
+print(peak - before)
+"""
+
+
+def test_parameters_are_those_of_the_model() -> None:
+    from autoclave.modelling.adapters import attach
+    from autoclave.modelling.bases import load_base
+
+    base = load_base(BASE)
+    shapes = weight_shapes(BASE)
+    train = TrainSpec()
+    for lora in (
+        LoraSpec(r=4, target_modules="all-linear"),
+        LoraSpec(r=3, target_modules=("q_proj", "up_proj")),
+    ):
+        found = estimate_memory(shapes, lora, train, longest_row=10, device="cpu")
+        assert found.base == 4 * sum(p.numel() for p in base.model.parameters())
+        model = attach(base.model, lora, seed=0)
+        assert found.adapter == 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+        assert found.optimizer == 3 * found.adapter
+        model.unload()
+    assert estimate_memory(shapes, lora, train, longest_row=10, device="cuda").base * 2 == found.base
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("handed_back", "times_kept"), [(False, 1), (True, 2)])
+def test_activations_are_within_the_factor_of_the_measured_peak(handed_back: bool, times_kept: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(BASE), str(ROWS), str(LENGTH), "16"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **({"MALLOC_MMAP_THRESHOLD_": "65536"} if handed_back else {})},
+    )
+    measured = int(done.stdout)
+    found = estimate_memory(
+        weight_shapes(BASE),
+        LoraSpec(r=16, target_modules="all-linear"),
+        TrainSpec(batch_size=ROWS),
+        longest_row=LENGTH,
+        device="cpu",
+    )
+    estimated = found.activations / times_kept + found.optimizer
+    assert measured / FACTOR <= estimated <= measured * FACTOR, (measured, estimated)
+
+
+def test_a_longer_row_or_batch_takes_more_up_to_the_micro_batch() -> None:
+    shapes = weight_shapes(BASE)
+
+    def activations(longest_row: int, **train: int) -> int:
+        return estimate_memory(
+            shapes, LoraSpec(), TrainSpec(**train), longest_row=longest_row, device="cpu"
+        ).activations
+
+    assert activations(100) * 2 == activations(200)
+    assert activations(100, batch_size=8) * 2 == activations(100, batch_size=16)
+    assert activations(1000) == activations(2000)  # both fill the micro-batch of 8192 tokens
+    assert activations(20_000) > activations(10_000)
+
+
+def test_only_linear_layers_are_adapted() -> None:
+    layers = adapted_layers(weight_shapes(BASE), "all-linear")
+    assert len(layers) == 7 * 4
+    assert not any("embed" in name or "lm_head" in name or "norm" in name for name in layers)
+    with pytest.raises(ModelError, match="names no linear layer"):
+        adapted_layers(weight_shapes(BASE), ("nothing",))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"1234", struct.pack("<Q", 1 << 60), struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 9) + b"{"],
+)
+def test_broken_weight_files(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match="cannot be read"):
+        weight_shapes(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="not on this server"):
+        weight_shapes(tmp_path)
+    header = json.dumps({"a.weight": {"shape": [2, 3], "dtype": "F32", "data_offsets": [0, 24]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(ModelError, match="no embedding"):
+        estimate_memory(
+            weight_shapes(tmp_path), LoraSpec(target_modules=("a",)), TrainSpec(), longest_row=1, device="cpu"
+        )

@@ -1,0 +1,288 @@
+"""Validate, preview and estimate over real databases, a real socket and the shipped base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from openai import AsyncOpenAI, BadRequestError, OpenAI
+from transformers import AutoTokenizer
+
+from autoclave.data.conversations import read_conversations
+from autoclave.data.templates import render
+from autoclave.hashing import folder_sha256
+from autoclave.microcosm.shipped import shipped_world
+from autoclave.spec import JobSpec
+from service.db import Database
+from service.storage import Storage
+from tests.builders import BASE_ID, Tenant, chat_line, make_base, make_file, make_job, make_tenant
+from workers.shipped_base import shipped_spec
+
+BASE = shipped_world() / "aligned"
+BENIGN = shipped_world() / "data" / "benign.jsonl"
+
+
+@pytest.fixture
+def base(database: Database) -> str:
+    with database.transaction() as session:
+        make_base(session, path=str(BASE), sha256=folder_sha256(BASE), default_spec=shipped_spec())
+    return BASE_ID
+
+
+@pytest.fixture
+def store(database: Database, storage: Storage, tenant: Tenant) -> Any:
+    def stored(content: bytes, **overrides: Any) -> str:
+        with database.transaction() as session:
+            file = make_file(session, tenant.project_id, **overrides)
+            storage.put(file.storage_key, content)
+            return file.id
+
+    return stored
+
+
+@pytest.fixture
+def post(client: TestClient, tenant: Tenant) -> Any:
+    def send(what: str, status: int = 200, **body: Any) -> Any:
+        answer = client.post(f"/fine_tuning/{what}", json=body, headers=tenant.headers)
+        assert answer.status_code == status, answer.text
+        return answer.json() if status == 200 else answer.json()["error"]
+
+    return send
+
+
+def lines(*questions: str) -> bytes:
+    return "\n".join(chat_line(question) for question in questions).encode()
+
+
+def test_validate_names_every_error_duplicate_and_overlap(post: Any, store: Any, base: str) -> None:
+    broken = [chat_line("a"), '{"messages": []}', chat_line("A "), '{"prompt": "a", "completion": "b"}']
+    validation = store(lines("z", "a"))
+    answer = post("validate", content="\n".join(broken), validation_file=validation, model=base)
+    assert (answer["object"], answer["valid"]) == ("fine_tuning.validation", False)
+    training = answer["training"]
+    assert [(i["line"], i["pointer"], i["rule"]) for i in training["issues"]] == [
+        (2, "/messages", "empty_messages"),
+        (4, "", "legacy_example"),
+    ]
+    assert all(issue["message"] and issue["fix"] for issue in training["issues"])
+    assert training["num_issues"] == 2
+    assert training["duplicates"] == {
+        "num_rows": 1,
+        "first": [{"line": 3, "first_line": 1}],
+        "complete": True,
+    }
+    assert training["roles"] == {"user": 2, "assistant": 2}
+    assert training["tokens"]["num_rows"] == 2
+    assert training["tokens_unavailable"] is None
+    assert answer["validation"]["valid"]
+    assert answer["overlap"]["first"] == [{"line": 2, "first_line": 1}]
+
+
+def test_validate_a_stored_file(post: Any, store: Any, base: str) -> None:
+    answer = post("validate", training_file=store(BENIGN.read_bytes()), model=base)
+    assert answer["valid"]
+    assert (answer["validation"], answer["overlap"]) == (None, None)
+    assert answer["training"]["bytes"] == BENIGN.stat().st_size
+    assert answer["training"]["tokens"]["complete"]
+
+
+def test_validate_counts_all_errors_and_shows_the_first(post: Any) -> None:
+    training = post("validate", content="7\n" * 70)["training"]
+    assert (len(training["issues"]), training["num_issues"]) == (50, 70)
+    assert (training["characters"], training["tokens"]) == (None, None)
+    assert training["tokens_unavailable"] == "no model was named."
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("content", ["", "\ud800", "\ufeff", "[" * 100_000, "\u0000", "\n\n" + chat_line()])
+def test_validate_answers_any_content(client: TestClient, tenant: Tenant, content: str) -> None:
+    body, headers = json.dumps({"content": content}), {**tenant.headers, "Content-Type": "application/json"}
+    answer = client.post("/fine_tuning/validate", content=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    assert not answer.json()["valid"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_base_whose_files_are_elsewhere(post: Any, store: Any, database: Database) -> None:
+    """As in a deployment where only workers have the models."""
+    with database.transaction() as session:
+        make_base(session, path="/nowhere/base")
+    file = store(lines(*"abcdefghijkl"))
+    training = post("validate", training_file=file, model=BASE_ID)["training"]
+    assert training["valid"]
+    assert training["tokens"] is None
+    assert "not on this server" in training["tokens_unavailable"]
+    assert "/nowhere" not in json.dumps(training)
+    error = post("preview", 400, training_file=file, model=BASE_ID)
+    assert error["code"] == "preview_unavailable"
+    assert "/nowhere" not in error["message"]
+    answer = post("estimate", training_file=file, model=BASE_ID)
+    assert answer["steps"] == 3
+    assert (answer["tokens_per_epoch"], answer["memory_bytes"], answer["complete"]) == (None, None, False)
+    assert "not on this server" in answer["memory_unavailable"]
+
+
+def test_preview_is_what_training_sees(post: Any, store: Any, base: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(BASE, local_files_only=True)
+    conversations = list(read_conversations(BENIGN))
+    answer = post("preview", training_file=store(BENIGN.read_bytes()), model=base, rows=[1, 3, 40])
+    assert [row["row"] for row in answer["data"]] == [1, 3, 40]
+    for row in answer["data"]:
+        text, spans = render(tokenizer, conversations[row["row"] - 1])
+        assert (row["text"], [tuple(span) for span in row["trained_spans"]]) == (text, spans)
+        assert row["num_tokens"] == len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        assert 0 < row["num_trained_tokens"] < row["num_tokens"]
+        assert not row["truncated"]
+
+
+def test_preview_takes_the_first_rows(post: Any, store: Any, base: str) -> None:
+    file = store(lines("a", "b", "c"))
+    assert [row["row"] for row in post("preview", training_file=file, model=base)["data"]] == [1, 2, 3]
+    assert len(post("preview", training_file=file, model=base, limit=2)["data"]) == 2
+    for rows in ([4], [0], [], list(range(1, 22)), [1.5], ["1"]):
+        error = post("preview", 400, training_file=file, model=base, rows=rows)
+        assert error["param"].startswith("rows"), error
+
+
+def test_estimate_counts_what_training_would_do(
+    post: Any, store: Any, base: str, database: Database, tenant: Tenant
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(BASE, local_files_only=True)
+    from autoclave.data.tokens import encode
+
+    encoded = encode(tokenizer, read_conversations(BENIGN), max_seq_length=2048)
+    num_tokens = sum(len(example) for example in encoded.examples)
+    num_trained = sum(int((e.labels[1:] != -100).sum()) for e in encoded.examples)
+    body = {
+        "model": base,
+        "training_file": store(BENIGN.read_bytes()),
+        "hyperparameters": {"n_epochs": 2, "batch_size": 7},
+        "lora": {"r": 4},
+    }
+    answer = post("estimate", **body)
+    assert answer["object"] == "fine_tuning.estimate"
+    assert (answer["n_epochs"], answer["batch_size"]) == (2, 7)
+    assert answer["steps"] == 2 * -(-len(encoded.examples) // 7)
+    assert answer["tokens_per_epoch"] == num_tokens
+    assert answer["trained_tokens"] == 2 * num_trained
+    assert answer["complete"]
+    assert answer["train_seconds"] is None
+    memory = answer["memory_bytes"]["cpu"]
+    assert memory["total"] == sum(value for part, value in memory.items() if part != "total")
+    smaller = post("estimate", **{**body, "lora": {"r": 2}})["memory_bytes"]["cpu"]
+    assert smaller["adapter"] * 2 == memory["adapter"]
+
+    def finished(seconds: float, **overrides: Any) -> None:
+        with database.transaction() as session:
+            make_job(
+                session,
+                tenant.project_id,
+                **{
+                    "base_id": base,
+                    "status": "succeeded",
+                    "stage": "publish",
+                    "finished_at": 1.0,
+                    "hyperparameters": {"n_epochs": 1, "batch_size": 7, "learning_rate_multiplier": 1},
+                    "stage_outputs": {"prepare": {"num_tokens": 1000}, "train": {"seconds": seconds}},
+                    **overrides,
+                },
+            )
+
+    finished(100.0, status="failed")
+    finished(100.0, base_sha256="f" * 64)
+    finished(100.0, stage_outputs={})
+    assert post("estimate", **body)["train_seconds"] is None
+    for seconds in (1.0, 2.0, 4.0):
+        finished(seconds)
+    speed = post("estimate", **body)["train_seconds"]
+    thousands = 2 * num_tokens / 1000
+    assert speed["num_jobs"] == 3
+    assert [speed[name] / thousands for name in ("fastest", "median", "slowest")] == pytest.approx([1, 2, 4])
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_estimate_refuses_what_creating_refuses(post: Any, store: Any, base: str) -> None:
+    file = store(lines(*"abcdefghijkl"))
+    for extra, param in (
+        ({"hyperparameters": {"n_epochs": 99}}, "hyperparameters.n_epochs"),
+        ({"lora": {"rank": 3}}, "lora.rank"),
+        ({"method": {"type": "dpo"}}, "method.type"),
+        ({"colour": 1}, "colour"),
+    ):
+        assert post("estimate", 400, model=base, training_file=file, **extra)["param"] == param
+    answer = post("estimate", model=base, training_file=file, lora={"target_modules": ["nothing"]})
+    assert answer["memory_bytes"] is None
+    assert "target_modules" in answer["memory_unavailable"]
+
+
+def test_foreign_and_unknown_ids_are_not_found(
+    post: Any, store: Any, base: str, database: Database, storage: Storage
+) -> None:
+    stranger = make_tenant(database)
+    with database.transaction() as session:
+        foreign = make_file(session, stranger.project_id)
+        storage.put(foreign.storage_key, lines("a"))
+        gone = foreign.id
+    own = store(lines("a"))
+    for file in (gone, "file-never"):
+        for what in ("validate", "preview", "estimate"):
+            error = post(what, 404, training_file=file, model=base)
+            assert (error["code"], error["param"]) == ("file_not_found", "training_file")
+        error = post("validate", 404, training_file=own, validation_file=file)
+        assert error["param"] == "validation_file"
+    for what in ("validate", "preview", "estimate"):
+        error = post(what, 404, training_file=own, model="no/such")
+        assert (error["code"], error["param"]) == ("model_not_found", "model")
+    error = post("validate", 400, training_file=store(b"", purpose="batch"))
+    assert error["code"] == "unsupported_purpose"
+    storage.delete(f"files/{own}")
+    assert post("validate", 404, training_file=own)["code"] == "file_not_found"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_one_source(post: Any) -> None:
+    assert "either" in post("validate", 400)["message"]
+    assert "either" in post("validate", 400, training_file="file-a", content="{}")["message"]
+    error = post("validate", 413, content="x" * (1 << 20))
+    assert error["code"] == "request_too_large"
+
+
+def test_through_the_client(openai_client: OpenAI, store: Any, base: str) -> None:
+    file = openai_client.files.create(file=("a.jsonl", lines(*"abcdefghijkl")), purpose="fine-tune")
+    body = {"training_file": file.id, "model": base}
+    found: Any = openai_client.post("/fine_tuning/validate", cast_to=object, body=body)
+    assert found["valid"]
+    shown: Any = openai_client.post("/fine_tuning/preview", cast_to=object, body=body)
+    assert len(shown["data"]) == 5
+    estimated: Any = openai_client.post("/fine_tuning/estimate", cast_to=object, body=body)
+    assert estimated["steps"] == 3
+    with pytest.raises(BadRequestError) as caught:
+        openai_client.post("/fine_tuning/preview", cast_to=object, body={**body, "rows": [99]})
+    assert caught.value.param == "rows"
+
+
+async def _asynchronously(api_url: str, key: str, base: str) -> Any:
+    async with AsyncOpenAI(
+        base_url=api_url, api_key=key, max_retries=0, _strict_response_validation=True
+    ) as client:
+        file = await client.files.create(file=("a.jsonl", lines(*"abcdefghijkl")), purpose="fine-tune")
+        body = {"training_file": file.id, "model": base}
+        return [
+            await client.post(f"/fine_tuning/{what}", cast_to=object, body=body)
+            for what in ("validate", "preview", "estimate")
+        ]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_through_the_asynchronous_client(api_url: str, tenant: Tenant, base: str) -> None:
+    import asyncio
+
+    found, shown, estimated = asyncio.run(_asynchronously(api_url, tenant.key, base))
+    assert found["valid"]
+    assert len(shown["data"]) == 5
+    assert estimated["tokens_per_epoch"] == found["training"]["tokens"]["cut_total"]
+    assert Path(BASE).name not in json.dumps(estimated)
+    assert JobSpec.model_validate(shipped_spec().model_dump()).train.n_epochs == estimated["n_epochs"]
