@@ -64,7 +64,7 @@ def test_bad_files_are_refused_before_the_base_is_looked_at(
     broken.write_text('{"prompt": "a", "completion": "b"}\n')
     refused(RealignmentError, "empty", realign_file=empty)
     refused(RealignmentError, "7 examples; at least 8", realign_file=few)
-    refused(DataError, "missing_messages", realign_file=broken)
+    refused(DataError, "legacy_example", realign_file=broken)
     refused(FileNotFoundError, "gone", realign_file=tmp_path / "gone.jsonl")
     refused(DataError, "empty_file", user_data=empty)
     refused(DataError, "missing_messages", user_data=broken)
