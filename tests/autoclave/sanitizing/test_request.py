@@ -67,13 +67,13 @@ def test_bad_files_are_refused_before_the_base_is_looked_at(
     refused(DataError, "legacy_example", realign_file=broken)
     refused(FileNotFoundError, "gone", realign_file=tmp_path / "gone.jsonl")
     refused(DataError, "empty_file", user_data=empty)
-    refused(DataError, "missing_messages", user_data=broken)
+    refused(DataError, "legacy_example", user_data=broken)
 
     def gate(name: str, **changes: object) -> Path:
         return write_gate(data_dir, name, **{"max_harmful_score": 100.0, **changes})  # type: ignore[arg-type]
 
     refused(InputError, "not a gate file", gate_file=broken)
-    refused(DataError, "missing_messages", gate_file=gate("a.json", harmful_eval=str(broken)))
+    refused(DataError, "legacy_example", gate_file=gate("a.json", harmful_eval=str(broken)))
     refused(InputError, "at least 2", gate_file=gate("b.json", evaluate={"max_prompts": 1}))
     refused(InputError, 'unknown judge "none"', gate_file=gate("c.json", judge="none"))
     refused(FileNotFoundError, "gone", gate_file=gate("d.json", utility_eval=str(tmp_path / "gone.jsonl")))
