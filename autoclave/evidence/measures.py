@@ -71,9 +71,9 @@ def _masked(
 def _searched(bench: Bench, spec: SanitizeSpec) -> Row:
     """`released`: the search found a strength and the other half of the prompts agreed. Scores are those of
     the strength that was found, released or not; without one there are none."""
-    name = spec.method
+    name: str = spec.method
     if spec.method == "antidote-protected":
-        name = f"{spec.method} ({spec.protection})"  # type: ignore[assignment]
+        name = f"{spec.method} ({spec.protection})"
     row: Row = {"state": "after", "method": name, "rule": spec.rule, "norm": spec.norm, "searched": True}
     started = time.perf_counter()
     sanitizer = build_sanitizer(bench.model, spec, harmful=bench.realign, user=bench.upload, device=DEVICE)

@@ -14,10 +14,8 @@ from autoclave.errors import ModelError
 from autoclave.spec import JobSpec
 from service.catalog import repository as catalog
 from service.catalog.errors import model_not_found
-from service.errors import invalid
 from service.files import repository as files
-from service.files.schemas import PURPOSE
-from service.files.service import file_not_found
+from service.files.service import file_not_found, required_dataset
 from service.models import File
 from service.storage import Storage
 
@@ -60,16 +58,7 @@ def find_base(session: Session, model: str) -> BaseInfo:
 
 def find_file(session: Session, project_id: str, file_id: str, *, param: str) -> File:
     """Raises ApiError 404, or 400 for a file that is no dataset."""
-    file = files.get_file(session, project_id, file_id)
-    if file is None:
-        raise file_not_found(file_id, param=param)
-    if file.purpose != PURPOSE:
-        raise invalid(
-            f"File {file_id!r} has the purpose {file.purpose!r}; upload it with purpose='{PURPOSE}'.",
-            param=param,
-            code="unsupported_purpose",
-        )
-    return file
+    return required_dataset(files.get_file(session, project_id, file_id), file_id, param=param)
 
 
 def chunks_of(storage: Storage, file: File, *, param: str) -> Iterator[bytes]:

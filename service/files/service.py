@@ -19,7 +19,7 @@ from service.errors import ApiError, invalid, not_found
 from service.files import repository
 from service.files.content import Content, ContentCheck, ContentLimits, check_purpose
 from service.files.multipart import UploadForm
-from service.files.schemas import MAX_EXPIRES_SECONDS, MIN_EXPIRES_SECONDS, FileObject
+from service.files.schemas import MAX_EXPIRES_SECONDS, MIN_EXPIRES_SECONDS, PURPOSE, FileObject
 from service.models import File
 from service.repeats import Submission
 from service.storage import Storage, file_key
@@ -216,3 +216,16 @@ def delete_expired(database: Database, storage: Storage, *, now: float) -> list[
 
 def file_not_found(file_id: str, *, param: str = "file_id") -> ApiError:
     return not_found("file", file_id, param=param, code="file_not_found")
+
+
+def required_dataset(file: File | None, file_id: str, *, param: str) -> File:
+    """Raises ApiError 404 for no file, 400 for one that is no dataset."""
+    if file is None:
+        raise file_not_found(file_id, param=param)
+    if file.purpose != PURPOSE:
+        raise invalid(
+            f"File {file_id!r} has the purpose {file.purpose!r}; upload it with purpose='{PURPOSE}'.",
+            param=param,
+            code="unsupported_purpose",
+        )
+    return file

@@ -18,8 +18,7 @@ from service.catalog import repository as catalog
 from service.catalog.errors import model_not_found
 from service.errors import invalid
 from service.files import repository as files
-from service.files.schemas import PURPOSE
-from service.files.service import file_not_found
+from service.files.service import required_dataset
 from service.jobs.events import add_event
 from service.jobs.requests import CreateJob, Hyperparameters
 from service.jobs.states import FIRST, Stage, Status
@@ -177,13 +176,4 @@ def _lora(given: Mapping[str, Any] | None, default: LoraSpec) -> LoraSpec:
 
 
 def _dataset(session: Session, project_id: str, file_id: str, *, param: str) -> File:
-    file = files.get_file_for_job(session, project_id, file_id)
-    if file is None:
-        raise file_not_found(file_id, param=param)
-    if file.purpose != PURPOSE:
-        raise invalid(
-            f"File {file_id!r} has the purpose {file.purpose!r}; upload it with purpose='{PURPOSE}'.",
-            param=param,
-            code="unsupported_purpose",
-        )
-    return file
+    return required_dataset(files.get_file_for_job(session, project_id, file_id), file_id, param=param)
