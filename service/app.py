@@ -20,6 +20,8 @@ from service.audit import endpoints as audit_logs
 from service.catalog import endpoints as catalog
 from service.catalog import model_limits
 from service.checkpoints import endpoints as checkpoints
+from service.dashboard import routers as pages
+from service.dashboard.static_files import static_files
 from service.datasets import endpoints as datasets
 from service.db import Database
 from service.deps import AuthenticatedRoute, State
@@ -93,6 +95,9 @@ def create_app(
     for noun in nouns:
         v1.include_router(noun.router)
     app.include_router(v1)
+    for router in pages.ROUTERS:
+        app.include_router(router)
+    app.mount("/static", static_files())
     description.install(app)
     return app
 

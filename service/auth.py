@@ -17,11 +17,12 @@ from sqlalchemy.orm import Session
 from autoclave.errors import InputError
 from service import ids
 from service.audit.log import SYSTEM, Actor, record
-from service.models import AdminKey, ApiKey, Organization, Project
+from service.models import AdminKey, ApiKey, OperatorKey, Organization, Project
 from service.scopes import Role, Scope
 
 PREFIX_LENGTH = 8
 ADMIN_PREFIX = "sk-admin-"
+OPERATOR_PREFIX = "sk-operator-"
 ADMIN_PREFIX_LENGTH = len(ADMIN_PREFIX) + 5
 USE_RECORDED_EVERY_SECONDS = 60.0
 
@@ -85,14 +86,14 @@ def create_api_key(
     if project is None:
         raise UnknownIdError(f"there is no project {project_id!r}")
     key = f"sk-{secrets.token_urlsafe(32)}"
-    while key.startswith(ADMIN_PREFIX):  # one in 2**36
+    while key.startswith((ADMIN_PREFIX, OPERATOR_PREFIX)):  # one in 2**36
         key = f"sk-{secrets.token_urlsafe(32)}"
     row = ApiKey(
         id=ids.api_key_id(),
         project_id=project_id,
         name=name,
         prefix=key[:PREFIX_LENGTH],
-        secret_sha256=_digest(key),
+        secret_sha256=digest(key),
         created_at=now,
         expires_at=expires_at,
         scopes=None if scopes is None else sorted({scope.value for scope in scopes}),
@@ -133,7 +134,7 @@ def create_admin_key(
         name=name,
         role=role.value,
         prefix=key[:ADMIN_PREFIX_LENGTH],
-        secret_sha256=_digest(key),
+        secret_sha256=digest(key),
         created_at=now,
         expires_at=expires_at,
     )
@@ -201,16 +202,18 @@ def find_api_key(session: Session, key: str, *, now: float | None = None) -> tup
     a key that hashes to something else.
     """
     now = time.time() if now is None else now
-    row = session.execute(_BY_SECRET, {"secret_sha256": _digest(key), "now": now}).first()
+    row = session.execute(_BY_SECRET, {"secret_sha256": digest(key), "now": now}).first()
     return None if row is None else (row[0], row[1])
 
 
 def find_admin_key(session: Session, key: str, *, now: float) -> AdminKey | None:
-    query = select(AdminKey).where(AdminKey.secret_sha256 == _digest(key), is_live(AdminKey, now=now))
+    query = select(AdminKey).where(AdminKey.secret_sha256 == digest(key), is_live(AdminKey, now=now))
     return session.scalars(query).one_or_none()
 
 
-def is_live(table: type[ApiKey | AdminKey], *, now: float | BindParameter[float]) -> ColumnElement[bool]:
+def is_live(
+    table: type[ApiKey | AdminKey | OperatorKey], *, now: float | BindParameter[float]
+) -> ColumnElement[bool]:
     """Neither revoked nor expired."""
     return and_(table.revoked_at.is_(None), or_(table.expires_at.is_(None), table.expires_at > now))
 
@@ -221,12 +224,12 @@ def key_is_live(session: Session, key_id: str, *, now: float) -> bool:
     return session.scalars(query).first() is not None
 
 
-def is_use_due(key: ApiKey | AdminKey, *, now: float) -> bool:
+def is_use_due(key: ApiKey | AdminKey | OperatorKey, *, now: float) -> bool:
     """Whether `last_used_at` is old enough to be written again: not every read should cost a write."""
     return key.last_used_at is None or key.last_used_at < now - USE_RECORDED_EVERY_SECONDS
 
 
-def record_use(session: Session, key: ApiKey | AdminKey, *, now: float) -> None:
+def record_use(session: Session, key: ApiKey | AdminKey | OperatorKey, *, now: float) -> None:
     table = type(key)
     session.execute(update(table).where(table.id == key.id).values(last_used_at=now))
 
@@ -241,7 +244,7 @@ def _require_organization(session: Session, organization_id: str) -> None:
         raise UnknownIdError(f"there is no organization {organization_id!r}")
 
 
-def _digest(key: str) -> str:
+def digest(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 

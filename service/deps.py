@@ -117,7 +117,7 @@ def _holder(
             row = admin = auth.find_admin_key(session, key, now=now)
             if admin is None:
                 raise unauthorized()
-            actor = Actor(admin.id, address, _request_id())
+            actor = Actor(admin.id, address, request_id())
             caller = AdminCaller(admin.organization_id, actor, frozenset(SCOPES_OF_ROLE[Role(admin.role)]))
         else:
             found = auth.find_api_key(session, key, now=now)
@@ -125,7 +125,7 @@ def _holder(
                 raise unauthorized()
             row, project = found
             scopes = frozenset(Scope) if row.scopes is None else frozenset(row.scopes)
-            actor = Actor(row.id, address, _request_id())
+            actor = Actor(row.id, address, request_id())
             caller = Caller(project.id, project.organization_id, actor, scopes)
     assert row is not None
     if auth.is_use_due(row, now=now):
@@ -147,7 +147,7 @@ def _admit(
     return caller, limiter.admit(subject, kind)
 
 
-def _request_id() -> str | None:
+def request_id() -> str | None:
     """As `service.middleware` bound it."""
     value: str | None = structlog.contextvars.get_contextvars().get("request_id")
     return value
@@ -155,7 +155,7 @@ def _request_id() -> str | None:
 
 def actor_of(request: Request, name: str) -> Actor:
     """For the audit log: `name` acts by this request."""
-    return Actor(name, request.client.host if request.client else None, _request_id())
+    return Actor(name, request.client.host if request.client else None, request_id())
 
 
 class _KeyRoute(APIRoute):
@@ -183,7 +183,7 @@ class _KeyRoute(APIRoute):
                 raise refusal(window, kind)
             self._require_scope(request.method, caller.scopes)
             if self.body_field is not None:
-                request = Request(request.scope, _bounded(request.receive))
+                request = Request(request.scope, bounded(request.receive))
             return await handle(request)
 
         return authenticated
@@ -210,10 +210,11 @@ class AdminRoute(_KeyRoute):
     identify = staticmethod(authenticate_admin)
 
 
-def _bounded(receive: Receive) -> Receive:
+def bounded(receive: Receive) -> Receive:
+    """Raises HTTPException 413 for more than MAX_JSON_BYTES."""
     num_bytes = 0
 
-    async def bounded() -> Message:
+    async def counted() -> Message:
         nonlocal num_bytes
         message = await receive()
         num_bytes += len(message.get("body", b""))
@@ -222,7 +223,7 @@ def _bounded(receive: Receive) -> Receive:
             raise HTTPException(413, f"The request body is larger than {MAX_JSON_BYTES} bytes.")
         return message
 
-    return bounded
+    return counted
 
 
 # Asynchronous although they wait for nothing: FastAPI would give a plain function a thread.

@@ -35,6 +35,10 @@ def admin_key_id() -> str:
     return f"adminkey_{_random()}"
 
 
+def operator_key_id() -> str:
+    return f"opkey_{_random()}"
+
+
 def permission_id() -> str:
     return f"cp_{_random()}"
 

@@ -181,4 +181,8 @@ class Settings(BaseSettings):
         description="what download links begin with, such as https://api.example.org; default: as requested",
     )
 
+    session_ttl_seconds: Seconds = Field(
+        default=12 * 3600.0, description="after signing in to the pages, until one has to do so again"
+    )
+
     log_json: bool = Field(default=True, description="JSON lines; false for coloured text")

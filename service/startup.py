@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from autoclave.errors import InputError
-from service import auth, schema
+from service import auth, operators, schema
 from service.db import Database
 from service.settings import Settings
 from service.storage import Storage, storage_from_url
@@ -56,10 +56,12 @@ def require_no_default_key(database: Database, host: str, *, about_to_make_one: 
     if is_loopback(host):
         return
     with database.snapshot() as session:
-        keys = auth.live_default_keys(session, now=time.time())
+        now = time.time()
+        keys = [key.id for key in auth.live_default_keys(session, now=now)]
+        keys += [key.id for key in operators.live_default_operator_keys(session, now=now)]
     if keys or about_to_make_one:
         what = (
-            f"the key {keys[0].id}, which `autoclave up` made by itself, is still valid"
+            f"the key {keys[0]}, which `autoclave up` made by itself, is still valid"
             if keys
             else "`autoclave up` would make its first key by itself"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from workers.cli_database import DataDirOption, JsonOption, show, snapshot, tran
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from service.models import AdminKey, ApiKey, Project
+    from service.models import AdminKey, ApiKey, OperatorKey, Project
 
 tenants = typer.Typer()
 
@@ -155,16 +156,35 @@ def create_admin_key(
 
 
 @tenants.command()
+def create_operator_key(
+    name: Annotated[str, typer.Option(help="Whose it is, or what for.")] = "unnamed",
+    expires_in_days: DaysOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Make an operator key and print it: it opens the operator's pages, where everybody's jobs are seen."""
+    from service.audit.log import operator
+    from service.operators import create_operator_key
+
+    now = time.time()
+    with transaction(data_dir) as session:
+        row, key = create_operator_key(
+            session, name=name, expires_at=_end(expires_in_days, now), now=now, actor=operator()
+        )
+    typer.echo(f"operator key {row.id}; to revoke it: autoclave admin revoke-key", err=True)
+    typer.echo(key)
+
+
+@tenants.command()
 def list_keys(
     project: Annotated[str | None, typer.Option(help="Only of this project (id).")] = None,
     organization: Annotated[str | None, typer.Option(help="Only of this organization (id).")] = None,
     as_json: JsonOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Show keys of projects and admin keys, also revoked and expired ones; never the keys themselves."""
+    """Show keys of projects, admins and operators, also revoked and expired ones; never the secrets."""
     from sqlalchemy import select
 
-    from service.models import AdminKey, ApiKey, Project
+    from service.models import AdminKey, ApiKey, OperatorKey, Project
 
     of_projects = select(ApiKey, Project).join(Project, Project.id == ApiKey.project_id)
     of_admins = select(AdminKey)
@@ -183,27 +203,37 @@ def list_keys(
                 _shown(key, [key.role], key.organization_id, None)
                 for key in session.scalars(of_admins.order_by(AdminKey.created_at, AdminKey.id))
             ]
+        if project is None and organization is None:
+            of_operators = select(OperatorKey).order_by(OperatorKey.created_at, OperatorKey.id)
+            rows += [_shown(key, ["operator"], None, None) for key in session.scalars(of_operators)]
     columns = ("id", "name", "prefix", "project_id", "scopes", "last_used_at", "expires_at", "revoked_at")
     show(rows, columns, as_json=as_json)
 
 
 @tenants.command()
 def revoke_key(
-    key_id: Annotated[str, typer.Option("--key", help="Id of the key (key_... or adminkey_...).")],
+    key_id: Annotated[str, typer.Option("--key", help="Id of the key (key_..., adminkey_... or opkey_...).")],
     data_dir: DataDirOption = None,
 ) -> None:
     """Make a key invalid, from the next request on."""
-    from service import auth
+    from service import auth, operators
     from service.audit.log import operator
 
-    revoke = auth.revoke_admin_key if key_id.startswith("adminkey_") else auth.revoke_api_key
+    revoke: Callable[..., object] = auth.revoke_api_key
+    if key_id.startswith("adminkey_"):
+        revoke = auth.revoke_admin_key
+    elif key_id.startswith("opkey_"):
+        revoke = operators.revoke_operator_key
     with transaction(data_dir) as session:
         revoke(session, key_id=key_id, now=time.time(), actor=operator())
     typer.echo(f"{key_id} is revoked", err=True)
 
 
 def _shown(
-    key: ApiKey | AdminKey, scopes: list[str], organization_id: str, project_id: str | None
+    key: ApiKey | AdminKey | OperatorKey,
+    scopes: list[str],
+    organization_id: str | None,
+    project_id: str | None,
 ) -> dict[str, Any]:
     return {
         "id": key.id,

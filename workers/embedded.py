@@ -27,9 +27,10 @@ from sqlalchemy import select
 from autoclave.microcosm.shipped import shipped_world
 from service import auth, schema
 from service.db import Database
-from service.models import ApiKey
+from service.models import ApiKey, OperatorKey
+from service.operators import create_operator_key
 from service.settings import Settings
-from service.startup import StartError, require_no_default_key
+from service.startup import StartError, is_loopback, require_no_default_key
 from service.storage import storage_from_url
 from workers.broker import broker_process, broker_url, socket_path, wait_for_broker
 from workers.celery_app import make_celery, ring
@@ -88,6 +89,8 @@ class EmbeddedService:
         self.url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
         self.first_key: str | None = None
         """The API key made on the first start of this data directory; None on later ones."""
+        self.first_operator_key: str | None = None
+        """As `first_key`, for the operator's pages."""
         self.processes: dict[str, ServiceProcess] = {}
         self.world = world or shipped_world()
         self._host = host
@@ -125,6 +128,9 @@ class EmbeddedService:
             require_no_default_key(database, self._host, about_to_make_one=not self._has_key(database))
         register_shipped_base(database, self.world)
         self.first_key = self._first_key(database)
+        # On a public address nobody gets a key that he did not ask for; `create-operator-key` makes one.
+        if self._allow_public or is_loopback(self._host):
+            self.first_operator_key = self._first_operator_key(database)
         make_key_file(self.data_dir.signing_key)
 
         broker_socket = stack.enter_context(socket_path(self.data_dir.broker))
@@ -188,6 +194,13 @@ class EmbeddedService:
             _, key = auth.create_api_key(
                 session, project_id=project.id, name="first", is_default=True, now=now
             )
+        return key
+
+    def _first_operator_key(self, database: Database) -> str | None:
+        with database.transaction() as session:
+            if session.scalar(select(OperatorKey.id).limit(1)) is not None:
+                return None
+            _, key = create_operator_key(session, name="first", is_default=True, now=time.time())
         return key
 
     def _wait_for_api(self, timeout_seconds: float = 60.0) -> None:

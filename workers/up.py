@@ -62,10 +62,16 @@ def run_until_stopped(data_dir: Path, *, host: str, port: int, allow_public: boo
 
 def _greeting(service: EmbeddedService) -> str:
     folder = service.data_dir.path
-    lines = [f"Autoclave runs on {service.url}/v1", f"  base model  {SHIPPED_BASE_ID}"]
+    lines = [
+        f"Autoclave runs on {service.url}/v1",
+        f"  pages       {service.url}",
+        f"  base model  {SHIPPED_BASE_ID}",
+    ]
     if service.first_key is not None:
         lines.append(f"  API key     {service.first_key}   (shown only now)")
     else:
         lines.append(f"  API key     as before; a new one: autoclave admin create-key --data-dir {folder}")
+    if service.first_operator_key is not None:
+        lines.append(f"  operator    {service.first_operator_key}   (shown only now)")
     lines += [f"  data, logs  {folder}", "Ctrl-C stops it."]
     return "\n".join(lines)

@@ -10,6 +10,7 @@ from service.models.base import Table
 from service.models.catalog import AlignedBase
 from service.models.files import File, FirstAnswer, Upload, UploadPart
 from service.models.jobs import Job, JobCheckpoint, JobEvent, JobMetrics, OutboxMessage
+from service.models.sessions import OperatorKey, WebSession
 from service.models.tenants import AdminKey, ApiKey, GpuUsage, Organization, Project, ProjectQuota
 from service.models.webhooks import Webhook, WebhookDelivery
 
@@ -28,6 +29,7 @@ __all__ = [
     "JobCheckpoint",
     "JobEvent",
     "JobMetrics",
+    "OperatorKey",
     "Organization",
     "OutboxMessage",
     "Project",
@@ -36,6 +38,7 @@ __all__ = [
     "Table",
     "Upload",
     "UploadPart",
+    "WebSession",
     "Webhook",
     "WebhookDelivery",
 ]

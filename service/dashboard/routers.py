@@ -1,0 +1,23 @@
+"""Every page's router, in the order in which they are asked."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from service.dashboard import signing_in
+from service.dashboard.page_route import OperatorPage, UserPage
+from service.errors import ApiError
+
+_elsewhere_in_app = APIRouter(route_class=UserPage, include_in_schema=False)
+_elsewhere_in_dashboard = APIRouter(route_class=OperatorPage, include_in_schema=False)
+
+
+@_elsewhere_in_app.get("/app")
+@_elsewhere_in_app.get("/app/{path:path}")
+@_elsewhere_in_dashboard.get("/dashboard")
+@_elsewhere_in_dashboard.get("/dashboard/{path:path}")
+def no_such_page(request: Request) -> None:
+    raise ApiError(404, f"There is no page {request.url.path}.", code="unknown_url")
+
+
+ROUTERS: tuple[APIRouter, ...] = (signing_in.router, _elsewhere_in_app, _elsewhere_in_dashboard)

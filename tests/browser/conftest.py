@@ -1,0 +1,142 @@
+"""Real Chromium at a real server. Skipped where no browser is installed, unless REQUIRE_BROWSER is set (CI).
+
+A test fails when a page logs an error, throws, or asks for anything outside this server.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import uvicorn
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from service.app import create_app
+from service.db import Database
+from service.operators import create_operator_key
+from service.settings import Settings
+from service.storage import Storage
+
+# Chromium's own calls home only fail here, many at a time; and root has no sandbox to start.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+def chromium_path() -> Path:
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is not None:
+        return Path(found)
+    if os.environ.get("REQUIRE_BROWSER"):
+        raise AssertionError(f"REQUIRE_BROWSER is set and none of {', '.join(NAMES)} is installed")
+    pytest.skip(f"none of {', '.join(NAMES)} is installed (Debian: apt-get install chromium)")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Of a module and not of the run: while it is open, this thread counts as running an event loop."""
+    path = chromium_path()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """What a page shows does not depend on the database; queries are tested on both elsewhere."""
+    return sqlite_url
+
+
+@pytest.fixture
+def site(settings: Settings, database: Database, storage: Storage) -> Iterator[str]:
+    """The URL of the application on a free loopback port."""
+    app = create_app(settings, database=database, storage=storage)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, ws="none"))
+    thread = threading.Thread(target=server.run, name="site")
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not server.started:
+        assert thread.is_alive(), "the site did not start; its log is above"
+        assert time.monotonic() < deadline, "the site did not start within 30 s"
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(timeout=30)
+    assert not thread.is_alive(), "the site did not stop within 30 s"
+
+
+@pytest.fixture
+def open_page(chromium: Browser, site: str) -> Iterator[Callable[..., Page]]:
+    """Makes pages with cookies of their own. `tolerate`: statuses that a test provokes; Chromium logs them
+    as errors of the page."""
+    complaints: list[str] = []
+    contexts = []
+
+    def opened(*, width: int = 1280, theme: Any = "light", tolerate: tuple[int, ...] = ()) -> Page:
+        context = chromium.new_context(
+            base_url=site, viewport={"width": width, "height": 900}, color_scheme=theme
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+
+        def on_console(message: Any) -> None:
+            provoked = any(f"status of {status}" in message.text for status in tolerate)
+            if message.type in ("error", "warning") and not provoked:
+                complaints.append(f"console: {message.text}")
+
+        def on_request(request: Any) -> None:
+            if urlsplit(request.url).netloc != urlsplit(site).netloc and not request.url.startswith("data:"):
+                complaints.append(f"left the host: {request.url}")
+
+        page.on("console", on_console)
+        page.on("pageerror", lambda error: complaints.append(f"thrown: {error}"))
+        page.on("request", on_request)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not complaints, complaints
+
+
+@pytest.fixture
+def operator_key(database: Database) -> str:
+    with database.transaction() as session:
+        _, key = create_operator_key(session, name="tests", now=time.time())
+    return key
+
+
+def sign_in(page: Page, key: str) -> None:
+    page.goto("/signin")
+    page.fill("#key", key)
+    page.click("text=Sign in >> nth=-1")
+    page.wait_for_url(lambda url: "/signin" not in url)
+
+
+def assert_accessible(page: Page) -> None:
+    """No serious violation by axe-core, and nothing wider than the window."""
+    found = [
+        f"{violation['id']}: {violation['help']} at {[node['target'] for node in violation['nodes']][:3]}"
+        for violation in Axe().run(page).response["violations"]
+        if violation["impact"] in ("serious", "critical")
+    ]
+    assert not found, found
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= page.viewport_size["width"], f"{page.url} is {width} px wide"  # type: ignore[index]
