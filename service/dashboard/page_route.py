@@ -56,6 +56,8 @@ class PageRoute(APIRoute):
                 signed_in = await request.state.admissions.run(partial(_recognise, request))
                 request.state.signed_in = signed_in
                 if signed_in is not None and isinstance(signed_in.caller, Caller):
+                    # Where the dependencies of the API's own endpoints look for it.
+                    request.state.caller = signed_in.caller
                     structlog.contextvars.bind_contextvars(project_id=signed_in.caller.project_id)
                 if (refused := self._turn_away(request, signed_in)) is not None:
                     return refused

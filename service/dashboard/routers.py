@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from service.dashboard import signing_in
+from service.dashboard import signing_in, user_files, user_home
 from service.dashboard.page_route import OperatorPage, UserPage
 from service.errors import ApiError
 
@@ -12,7 +12,6 @@ _elsewhere_in_app = APIRouter(route_class=UserPage, include_in_schema=False)
 _elsewhere_in_dashboard = APIRouter(route_class=OperatorPage, include_in_schema=False)
 
 
-@_elsewhere_in_app.get("/app")
 @_elsewhere_in_app.get("/app/{path:path}")
 @_elsewhere_in_dashboard.get("/dashboard")
 @_elsewhere_in_dashboard.get("/dashboard/{path:path}")
@@ -20,4 +19,10 @@ def no_such_page(request: Request) -> None:
     raise ApiError(404, f"There is no page {request.url.path}.", code="unknown_url")
 
 
-ROUTERS: tuple[APIRouter, ...] = (signing_in.router, _elsewhere_in_app, _elsewhere_in_dashboard)
+ROUTERS: tuple[APIRouter, ...] = (
+    signing_in.router,
+    user_home.router,
+    user_files.router,
+    _elsewhere_in_app,
+    _elsewhere_in_dashboard,
+)
