@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from service.dashboard.page_route import UserDep, UserPage
@@ -72,7 +72,6 @@ def delete_file(
     database: DatabaseDep,
     storage: StorageDep,
     caller: UserDep,
-    csrf: Annotated[str, Form()] = "",  # noqa: ARG001 - the route looked at it
 ) -> Response:
     require(caller, "DELETE", "/files/{file_id}")
     service.delete_file(

@@ -4,6 +4,9 @@
 (() => {
   const root = document.documentElement;
 
+  for (const part of document.querySelectorAll("[data-scripted]")) part.hidden = false;
+  for (const part of document.querySelectorAll("[data-unscripted]")) part.hidden = true;
+
   // Theme.
   const isDark = () =>
     root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;

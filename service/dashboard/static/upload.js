@@ -12,8 +12,6 @@
   const answer = document.getElementById("upload-answer");
   let sending = null;
 
-  for (const part of form.querySelectorAll("[data-scripted]")) part.hidden = false;
-  form.querySelector("[data-unscripted]").hidden = true;
 
   const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
   const end = (text) => {
