@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from service.dashboard import signing_in, user_files, user_home, user_new_job
+from service.dashboard import signing_in, user_files, user_home, user_new_job, user_preview
 from service.dashboard.page_route import OperatorPage, UserPage
 from service.errors import ApiError
 
@@ -24,6 +24,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     user_home.router,
     user_files.router,
     user_new_job.router,
+    user_preview.router,
     _elsewhere_in_app,
     _elsewhere_in_dashboard,
 )
