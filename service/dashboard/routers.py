@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from service.dashboard import signing_in, user_files, user_home, user_new_job, user_preview
+from service.dashboard import signing_in, user_files, user_home, user_models, user_new_job, user_preview
 from service.dashboard.page_route import OperatorPage, UserPage
 from service.errors import ApiError
 
@@ -23,6 +23,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     signing_in.router,
     user_home.router,
     user_files.router,
+    user_models.router,
     user_new_job.router,
     user_preview.router,
     _elsewhere_in_app,
