@@ -32,13 +32,19 @@ def sparkline(values: Sequence[float | None], width: int, *, levels: str = LEVEL
     for i in range(num_columns):
         part = values[i * len(values) // num_columns : (i + 1) * len(values) // num_columns]
         known = [value for value in part if value is not None and math.isfinite(value)]
-        # Divided first: the sum of large numbers may be too large for a float.
-        columns.append(math.fsum(value / len(known) for value in known) if known else None)
+        columns.append(_mean(known) if known else None)
     drawn = [value for value in columns if value is not None]
     if not drawn:
         return GAP * num_columns
     low, high = min(drawn), max(drawn)
     return "".join(GAP if value is None else levels[_level(value, low, high, levels)] for value in columns)
+
+
+def _mean(values: Sequence[float]) -> float:
+    # Divided first: the sum of large numbers may be too large for a float. Of equal ones exactly that one,
+    # or what rounding leaves would be drawn as a curve.
+    mean = sum(value / len(values) for value in values)
+    return min(max(mean, min(values)), max(values))
 
 
 def _level(value: float, low: float, high: float, levels: str) -> int:

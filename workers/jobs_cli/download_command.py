@@ -64,7 +64,8 @@ def download(  # noqa: PLR0917  typer passes options by name
         typer.echo(f"lost the server, trying again: {reason}", err=True)
 
     waiting = Patience(patience, on_trouble=lost, on_return=lambda: typer.echo("going on", err=True))
-    archive = target.with_name(f"{target.name}.tar") if extract else target
+    # Under a name that nobody else uses: the tar of an earlier command may lie here.
+    archive = target.with_name(f".{target.name}.tar") if extract else target
     with connect(base_url, api_key_file) as client, _progress() as on_bytes:
         content = downloads.download(client, path, archive, waiting, on_bytes=on_bytes)
     if extract:
