@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,7 @@ from service.db import Database
 from service.jobs.events import add_event
 from service.jobs.states import Stage, Status
 from service.jobs.transitions import move
+from service.main import _Server
 from service.models import Job
 from service.settings import Settings
 from service.storage import Storage
@@ -64,10 +67,45 @@ class Terminal:
 
 
 @pytest.fixture(autouse=True)
-def _server_log_elsewhere() -> Iterator[None]:
+def server_log() -> Iterator[list[Any]]:
     """The server is in this process: what it logs is not what a command says."""
-    with structlog.testing.capture_logs():
-        yield
+    with structlog.testing.capture_logs() as entries:
+        yield entries
+
+
+Meanwhile = Callable[..., AbstractContextManager[None]]
+
+
+@pytest.fixture
+def meanwhile(server_log: list[Any]) -> Meanwhile:
+    """Takes steps, one after the other, beside the body: each after a command has looked at the job again."""
+
+    def num_looks() -> int:
+        seen = [one for one in list(server_log) if one["event"] == "request"]
+        return sum(re.search(r"/jobs/[^/]+$", one["path"]) is not None for one in seen)
+
+    @contextmanager
+    def beside(*steps: Callable[[], object], looks: int = 2) -> Iterator[None]:
+        failures: list[BaseException] = []
+
+        def take() -> None:
+            try:
+                for step in steps:
+                    before = num_looks()
+                    wait_until(lambda before=before: num_looks() >= before + looks, timeout_seconds=30)
+                    step()
+            except BaseException as failure:
+                failures.append(failure)
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
+        assert not failures, failures
+
+    return beside
 
 
 def terminal_of(url: str, tenant: Tenant) -> Terminal:
@@ -91,8 +129,9 @@ class Server:
         self._running: tuple[uvicorn.Server, threading.Thread] | None = None
 
     def start(self) -> None:
-        config = uvicorn.Config(self._make(), host="127.0.0.1", port=self.port, log_config=None, ws="none")
-        server = uvicorn.Server(config)
+        app = self._make()
+        config = uvicorn.Config(app, host="127.0.0.1", port=self.port, log_config=None, ws="none")
+        server = _Server(config, app)
         thread = threading.Thread(target=server.run)
         thread.start()
         self._running = (server, thread)

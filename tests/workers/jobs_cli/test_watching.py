@@ -9,9 +9,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
@@ -20,6 +17,7 @@ from service.jobs.states import Status
 from service.models import Job
 from tests.builders import Tenant, get_job
 from tests.workers.jobs_cli.conftest import (
+    Meanwhile,
     Server,
     Terminal,
     change,
@@ -35,23 +33,6 @@ from workers.jobs_cli.blocks import LEVELS
 QUICK = ("--interval", "0.1")
 
 
-@contextmanager
-def meanwhile(*steps: Any, every_seconds: float = 0.3) -> Iterator[None]:
-    """The steps one after the other, beside the body."""
-
-    def take() -> None:
-        for step in steps:
-            time.sleep(every_seconds)
-            step()
-
-    thread = threading.Thread(target=take)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
-
-
 @pytest.mark.parametrize(
     ("status", "exit_code", "words"),
     [
@@ -61,7 +42,13 @@ def meanwhile(*steps: Any, every_seconds: float = 0.3) -> Iterator[None]:
     ],
 )
 def test_it_ends_as_the_job_does(
-    terminal: Terminal, database: Database, tenant: Tenant, status: Status, exit_code: int, words: str
+    meanwhile: Meanwhile,
+    terminal: Terminal,
+    database: Database,
+    tenant: Tenant,
+    status: Status,
+    exit_code: int,
+    words: str,
 ) -> None:
     job_id = make_running(database, tenant)
     with meanwhile(lambda: end(database, job_id, status)):
@@ -69,14 +56,16 @@ def test_it_ends_as_the_job_does(
     assert result.stderr == ""
     lines = [line.split("  ", 1)[1] for line in result.stdout.splitlines()]
     assert lines[0] == "running, stage publish"
-    assert lines.count("the end" if status is not Status.FAILED else "error: the end") == 1
+    assert lines.count("the end") == 1
     assert words in lines[-1] or words in lines[-2]
     # Once more, when it is over: the same ending at once.
     again = terminal.run("watch", job_id, exit_code=exit_code).stdout
     assert words in again
 
 
-def test_a_line_per_change_in_a_pipe(terminal: Terminal, database: Database, tenant: Tenant) -> None:
+def test_a_line_per_change_in_a_pipe(
+    meanwhile: Meanwhile, terminal: Terminal, database: Database, tenant: Tenant
+) -> None:
     job_id = make_running(database, tenant, stage="train", status="queued")
     with meanwhile(
         lambda: change(database, job_id, status="running"),
@@ -85,21 +74,23 @@ def test_a_line_per_change_in_a_pipe(terminal: Terminal, database: Database, ten
         lambda: change(database, job_id, cancel_requested_at=time.time()),
         lambda: change(database, job_id, stage="publish"),
         lambda: end(database, job_id),
-        every_seconds=0.5,
     ):
         result = terminal.run("watch", job_id, *QUICK, exit_code=2)
-    assert [line.split("  ", 1)[1] for line in result.stdout.splitlines()] == [
+    lines = [line.split("  ", 1)[1] for line in result.stdout.splitlines()]
+    # Events come by another connection: where they stand between the others depends on the machine.
+    assert [line for line in lines if line not in ("Step 1/40: training loss=2.5000", "the end")] == [
         "queued, number 1 in the queue",
         "running, stage train",
-        "Step 1/40: training loss=2.5000",
         "running, stage train; cancel requested",
         "running, stage publish; cancel requested",
-        "the end",
         "cancelled",
-    ] or "the end" in result.stdout.splitlines()[-1]
+    ]
+    assert lines.count("Step 1/40: training loss=2.5000") == lines.count("the end") == 1
 
 
-def test_json_for_scripts(terminal: Terminal, database: Database, tenant: Tenant) -> None:
+def test_json_for_scripts(
+    meanwhile: Meanwhile, terminal: Terminal, database: Database, tenant: Tenant
+) -> None:
     safety = {"summary": {"harmful_score": {"base": 0.0, "before": 98.0, "after": 1.5}}}
     job_id = make_running(database, tenant, safety_report=safety)
     say_loss(database, job_id, 1, 2.5)
@@ -114,36 +105,40 @@ def test_json_for_scripts(terminal: Terminal, database: Database, tenant: Tenant
     assert events[0]["data"]["train_loss"] == 2.5
 
 
-def test_a_server_that_restarts(server: Server, database: Database, tenant: Tenant) -> None:
-    """Every event once, those that happened while it was away too."""
+@pytest.mark.parametrize("command", [("watch", *QUICK), ("events", "--follow")])
+def test_a_server_that_restarts(
+    meanwhile: Meanwhile, server: Server, database: Database, tenant: Tenant, command: tuple[str, ...]
+) -> None:
+    """Every event once and in order, those that happened while it was away too."""
     job_id = make_running(database, tenant)
     for number in range(3):
         say(database, job_id, f"before {number}")
 
     def restart() -> None:
+        time.sleep(0.5)
         server.stop()
         say(database, job_id, "while it was away")
         time.sleep(1.0)
         server.start()
+        say(database, job_id, "after")
+        end(database, job_id)
 
-    terminal = terminal_of(server.url, tenant)
-    for command in (("watch", *QUICK), ("events", "--follow")):
-        code = 2 if command[0] == "watch" else 0
-        if command[0] == "events":
-            change(database, job_id, status="running", finished_at=None)
-        with meanwhile(restart, lambda: say(database, job_id, "after"), lambda: end(database, job_id)):
-            result = terminal.run(command[0], job_id, *command[1:], exit_code=code)
-        messages = [line.split("  ", 1)[1] for line in result.stdout.splitlines()]
-        for message in ("before 0", "before 1", "before 2"):
-            assert messages.count(message) == 1, result.stdout
-        times = 1 if command[0] == "watch" else 2
-        assert [messages.count(m) for m in ("while it was away", "after", "the end")] == [times] * 3
-        lost, back = result.stderr.splitlines()
-        assert lost.startswith(f"lost the server, trying again: cannot reach {server.url}")
-        assert back == "the server is back"
+    name, *options = command
+    with meanwhile(restart, looks=1):
+        result = terminal_of(server.url, tenant).run(
+            name, job_id, *options, exit_code=2 if name == "watch" else 0
+        )
+    messages = [line.split("  ", 1)[1] for line in result.stdout.splitlines()]
+    said = ["before 0", "before 1", "before 2", "while it was away", "after", "the end"]
+    assert [message for message in messages if message in said] == said
+    lost, back = result.stderr.splitlines()
+    assert lost.startswith(f"lost the server, trying again: cannot reach {server.url}")
+    assert back == "the server is back"
 
 
-def test_a_server_that_stays_away(server: Server, database: Database, tenant: Tenant) -> None:
+def test_a_server_that_stays_away(
+    meanwhile: Meanwhile, server: Server, database: Database, tenant: Tenant
+) -> None:
     job_id = make_running(database, tenant)
     with meanwhile(server.stop):
         result = terminal_of(server.url, tenant).run("watch", job_id, "--patience", "1", *QUICK, exit_code=4)
@@ -151,7 +146,9 @@ def test_a_server_that_stays_away(server: Server, database: Database, tenant: Te
     assert get_job(database, job_id).status == "running"
 
 
-def test_a_job_that_is_deleted_while_watched(terminal: Terminal, database: Database, tenant: Tenant) -> None:
+def test_a_job_that_is_deleted_while_watched(
+    meanwhile: Meanwhile, terminal: Terminal, database: Database, tenant: Tenant
+) -> None:
     job_id = make_running(database, tenant)
 
     def delete() -> None:
@@ -164,7 +161,9 @@ def test_a_job_that_is_deleted_while_watched(terminal: Terminal, database: Datab
     assert job_id in result.stderr
 
 
-def test_a_key_that_is_revoked_while_watched(terminal: Terminal, database: Database, tenant: Tenant) -> None:
+def test_a_key_that_is_revoked_while_watched(
+    meanwhile: Meanwhile, terminal: Terminal, database: Database, tenant: Tenant
+) -> None:
     from sqlalchemy import update
 
     from service.models import ApiKey
