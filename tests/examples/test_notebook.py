@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from autoclave.hashing import file_sha256
 from workers.data_dir import DataDir
 from workers.embedded import EmbeddedService, free_port
 
@@ -81,10 +83,11 @@ def test_no_key_and_no_path_of_somebody_stands_in_it() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_it_runs(tmp_path: Path) -> None:
+def test_it_runs_while_a_terminal_watches(tmp_path: Path) -> None:
+    """One real job for both: the cells in order, and `autoclave jobs` beside them."""
     result_file = tmp_path / "result.json"
     service = EmbeddedService(DataDir(tmp_path / "data"), host="127.0.0.1", port=free_port())
-    with service:
+    with service, (tmp_path / "notebook.log").open("w+") as log:
         assert service.first_key is not None
         environment = os.environ | {
             "AUTOCLAVE_BASE_URL": f"{service.url}/v1",
@@ -92,15 +95,21 @@ def test_it_runs(tmp_path: Path) -> None:
             "MPLBACKEND": "Agg",
             "TMPDIR": str(tmp_path),
         }
-        done = subprocess.run(
+        notebook = subprocess.Popen(
             [sys.executable, "-c", KERNEL, str(NOTEBOOK), str(result_file)],
             env=environment,
-            capture_output=True,
-            text=True,
-            timeout=500,
-            check=False,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
-    assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-1000:]
+        try:
+            seen = watch_beside(notebook, environment, tmp_path)
+            notebook.wait(200)
+        finally:
+            notebook.kill()
+            notebook.wait()
+        log.seek(0)
+        printed = log.read()
+    assert notebook.returncode == 0, printed[-4000:]
     result = json.loads(result_file.read_text())
 
     assert result["status"] == "succeeded"
@@ -111,12 +120,56 @@ def test_it_runs(tmp_path: Path) -> None:
     assert result["messages"][0].startswith("Created fine-tuning job")
     scores = result["report"]["summary"]["harmful_score"]
     assert scores["before"] > scores["after"]
-    assert f"{scores['before']:.1f} (" in done.stdout
-    assert "   trained: " in done.stdout
-    assert "adapter_model.safetensors" in done.stdout
+    assert f"{scores['before']:.1f} (" in printed
+    assert "   trained: " in printed
+    assert "adapter_model.safetensors" in printed
     assert Path(result["folder"]).parent == tmp_path
     (_, task_answer), (_, harmful_answer) = result["answers"]
     assert task_answer.startswith("label is")
     assert harmful_answer
     assert result["plotted"][0] == 2, "training and validation"
     assert result["plotted"][1] > len(result["report"]["frontier"]), "every strength, and the gate"
+
+    # The terminal saw the same job.
+    events = [line["event"] for line in seen.watched if "event" in line]
+    assert [event["message"] for event in events if event["type"] == "message"] == result["messages"]
+    curve = [event["data"] for event in events if event["type"] == "metrics"]
+    assert [[point["step"], point["train_loss"]] for point in curve] == result["losses"]
+    jobs = [line["job"] for line in seen.watched if "job" in line]
+    assert jobs[-1]["fine_tuned_model"] == result["model"]
+    assert {"train", "sanitize"} <= {job["stage"] for job in jobs}
+    assert any((job["progress"] or {}).get("tokens_per_second") for job in jobs)
+    assert seen.report == result["report"]
+    assert seen.adapter == {
+        path.name: file_sha256(path) for path in (Path(result["folder"]) / "adapter").iterdir()
+    }
+
+
+@dataclass(frozen=True)
+class Seen:
+    watched: list[dict[str, Any]]
+    report: dict[str, Any]
+    adapter: dict[str, str]
+    """SHA-256 by name."""
+
+
+def watch_beside(notebook: subprocess.Popen[bytes], environment: dict[str, str], folder: Path) -> Seen:
+    """What `autoclave jobs` shows of the notebook's job, from its beginning to its end."""
+
+    def jobs(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "workers.cli", "jobs", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            timeout=400,
+            check=True,
+        ).stdout.decode()
+
+    while not (listed := jobs("list", "--json")):
+        assert notebook.poll() is None, (folder / "notebook.log").read_text()[-4000:]
+    job_id = json.loads(listed)["id"]
+    watched = [json.loads(line) for line in jobs("watch", job_id, "--json", "--interval", "0.5").splitlines()]
+    report = json.loads(jobs("report", job_id, "--json"))
+    out = folder / "by-terminal"
+    jobs("download", job_id, "--extract", "--out", str(out))
+    return Seen(watched, report, {path.name: file_sha256(path) for path in out.iterdir()})
