@@ -71,7 +71,8 @@ def create(  # noqa: PLR0917  typer passes options by name
         if validation_file is not None:
             body["validation_file"] = _file_id(client, validation_file)
         job = client.post("/fine_tuning/jobs", body)
-        _made(job, as_json=as_json and not watch)
+        if not (watch and as_json):
+            _made(job, as_json=as_json)
         if watch:
             watch_to_the_end(client, job["id"], as_json=as_json, interval=interval, patience=patience)
 

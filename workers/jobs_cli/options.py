@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,6 +55,9 @@ class JobsGroup(TyperGroup):
     would say that a job was cancelled."""
 
     def invoke(self, ctx: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a text that this terminal cannot show is no error
         try:
             return super().invoke(ctx)
         except _UsageError as error:
@@ -65,6 +70,8 @@ class JobsGroup(TyperGroup):
             if error.filename is None:
                 raise  # a closed pipe, which is no error of whoever typed the command
             message, status = f"{error.filename}: {error.strerror}", RefusedError.exit_status
+        except KeyboardInterrupt:
+            message, status = "interrupted; no job was stopped by it", EXIT_INTERRUPTED
         typer.echo(f"error: {message}", err=True)
         raise typer.Exit(status)
 

@@ -233,6 +233,17 @@ def test_create_and_watch(
     assert result.stdout.splitlines()[0].startswith("ftjob-")
 
 
+def test_a_terminal_that_cannot_show_a_text(terminal: Terminal, database: Database, tenant: Tenant) -> None:
+    job_id = make_running(database, tenant)
+    say(database, job_id, "größer → besser")
+    environment = terminal.environment | {"PYTHONIOENCODING": "ascii"}
+    end(database, job_id)
+    watching = Terminal(environment).start("watch", job_id, stdout=subprocess.PIPE)
+    shown, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 2
+    assert "  gr??er ? besser\n" in shown
+
+
 def terminal_cancel(database: Database, job_id: str) -> None:
     from service.jobs.service import cancel_job
 

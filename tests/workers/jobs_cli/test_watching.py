@@ -196,6 +196,18 @@ def test_ctrl_c_leaves_the_job_running(terminal: Terminal, database: Database, t
     assert (job.status, job.cancel_requested_at) == ("running", None)
 
 
+def test_ctrl_c_ends_following(terminal: Terminal, database: Database, tenant: Tenant) -> None:
+    job_id = make_running(database, tenant)
+    say(database, job_id, "first")
+    following = terminal.start("events", job_id, "--follow", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with following:
+        assert following.stdout is not None
+        assert following.stdout.readline().endswith("first\n")
+        following.send_signal(signal.SIGINT)
+        _, said = following.communicate(timeout=20)
+    assert (following.returncode, said) == (130, "error: interrupted; no job was stopped by it\n")
+
+
 def test_a_table_on_a_terminal(terminal: Terminal, database: Database, tenant: Tenant) -> None:
     """Through a pseudo-terminal: curve, speed, step, harmful score, time to the end, last events."""
     job_id = make_running(
