@@ -77,7 +77,7 @@ def _measured(report: dict[str, Any]) -> Table:
 
 
 def _controls(report: dict[str, Any]) -> Table | None:
-    named: dict[str, Any] = {"as released": report["measurements"]["after"]}
+    named: dict[str, Any] = {"after": report["measurements"]["after"]}
     if control := report["measurements"].get("random_control"):
         named["random mask"] = control
     for name, figures in (report.get("ablations") or {}).items():
