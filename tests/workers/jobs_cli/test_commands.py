@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import pytest
 import typer.main
 
 from service.db import Database
 from service.jobs.metrics import add_steps
-from service.models import Job
-from tests.builders import BASE_ID, Tenant, dataset, get_job, make_base, make_job
+from tests.builders import BASE_ID, Tenant, get_job, make_job
 from tests.workers.jobs_cli.conftest import (
     Meanwhile,
     Terminal,
@@ -29,19 +28,6 @@ from workers.jobs_cli.app import app
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "jobs-cli.md"
 SAFETY = {"summary": {"harmful_score": {"base": 0.0, "before": 98.0, "after": 1.5}}}
-
-
-@pytest.fixture
-def base(database: Database) -> None:
-    with database.transaction() as session:
-        make_base(session)
-
-
-@pytest.fixture
-def training(tmp_path: Path) -> Path:
-    path = tmp_path / "train.jsonl"
-    path.write_bytes(dataset(12))
-    return path
 
 
 def test_list(terminal: Terminal, database: Database, tenant: Tenant) -> None:
@@ -180,59 +166,6 @@ def test_events(terminal: Terminal, database: Database, tenant: Tenant, meanwhil
     assert messages("--follow") == followed
 
 
-@pytest.mark.usefixtures("base")
-def test_create(terminal: Terminal, database: Database, training: Path, tmp_path: Path) -> None:
-    validation = tmp_path / "valid.jsonl"
-    validation.write_bytes(dataset(10, tag="valid"))
-    request = tmp_path / "request.json"
-    request.write_text(
-        json.dumps(
-            {
-                "suffix": "replaced",
-                "lora": {"r": 2},
-                "training": {"packing": True},
-                "method": {"type": "supervised", "supervised": {"hyperparameters": {"batch_size": 5}}},
-            }
-        )
-    )
-    made = terminal.run(
-        *("create", "--model", BASE_ID, "--training-file", str(training)),
-        *("--validation-file", str(validation), "--suffix", "mine", "--seed", "7", "--epochs", "2"),
-        *("--learning-rate-multiplier", "0.5", "--metadata", "team=a", "--metadata", "x=y=z"),
-        *("--request", str(request)),
-    )
-    job = get_job(database, made.stdout.strip())
-    assert re.fullmatch(r"uploaded train.jsonl as file-\w+\nuploaded valid.jsonl as file-\w+\n", made.stderr)
-    assert (job.suffix, job.seed, job.user_metadata) == ("mine", 7, {"team": "a", "x": "y=z"})
-    assert job.hyperparameters == {"n_epochs": 2, "batch_size": 5, "learning_rate_multiplier": 0.5}
-    assert job.spec["lora"]["r"] == 2
-    assert job.spec["train"]["packing"] is True
-    assert job.validation_file_id is not None
-    # With the id of a file that is there already, as a script would.
-    again = terminal.json("create", "--model", BASE_ID, "--training-file", job.training_file_id)
-    assert again["training_file"] == job.training_file_id
-
-
-@pytest.mark.usefixtures("base")
-def test_create_and_watch(
-    terminal: Terminal, database: Database, training: Path, meanwhile: Meanwhile
-) -> None:
-    from sqlalchemy import select
-
-    def cancel_it() -> None:
-        with database.snapshot() as session:
-            job_id = session.scalars(select(Job.id)).one()
-        terminal_cancel(database, job_id)
-
-    with meanwhile(cancel_it):
-        result = terminal.run(
-            *("create", "--model", BASE_ID, "--training-file", str(training), "--watch", "--interval", "0.1"),
-            exit_code=2,
-        )
-    assert "queued, number 1 in the queue" in result.stdout
-    assert result.stdout.splitlines()[0].startswith("ftjob-")
-
-
 def test_a_terminal_that_cannot_show_a_text(terminal: Terminal, database: Database, tenant: Tenant) -> None:
     job_id = make_running(database, tenant)
     say(database, job_id, "größer → besser")
@@ -242,38 +175,6 @@ def test_a_terminal_that_cannot_show_a_text(terminal: Terminal, database: Databa
     shown, _ = watching.communicate(timeout=60)
     assert watching.returncode == 2
     assert "  gr??er ? besser\n" in shown
-
-
-def terminal_cancel(database: Database, job_id: str) -> None:
-    from service.jobs.service import cancel_job
-
-    with database.transaction() as session:
-        project_id = session.get_one(Job, job_id).project_id
-        cancel_job(session, project_id=project_id, job_id=job_id, now=time.time())
-
-
-@pytest.mark.usefixtures("base")
-def test_what_cannot_be_created(terminal: Terminal, training: Path, tmp_path: Path) -> None:
-    arguments = ("create", "--model", BASE_ID, "--training-file")
-    assert "neither a file nor the id of one" in terminal.refused(*arguments, str(tmp_path / "none"))
-    assert "file-none" in terminal.refused(*arguments, "file-none")
-    bad = tmp_path / "bad.jsonl"
-    bad.write_bytes(dataset(12) + b'{"messages": []}\n')
-    said = terminal.refused(*arguments, str(bad))
-    assert "\n  line 13 at /messages: " in said
-    request = tmp_path / "request.json"
-    for text, words in (("{", "is no JSON"), ("[]", "must hold a JSON object"), ('{"method": 3}', "must be")):
-        request.write_text(text)
-        said = terminal.run(
-            *arguments, str(training), "--epochs", "2", "--request", str(request), exit_code=3
-        ).stderr
-        assert words in said
-    request.write_text('{"lern_rate": 3}')
-    assert (
-        "lern_rate" in terminal.run(*arguments, str(training), "--request", str(request), exit_code=3).stderr
-    )
-    with_no_base = ("create", "--model", "none", "--training-file", str(training))
-    assert "none" in terminal.run(*with_no_base, exit_code=3).stderr
 
 
 def test_pause_resume_cancel_retry(terminal: Terminal, database: Database, tenant: Tenant) -> None:
@@ -327,6 +228,24 @@ heavy = {"httpx", "sqlalchemy", "torch", "fastapi", "celery"} & sys.modules.keys
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_it_works_where_only_the_client_is_installed() -> None:
+    """Up to the server that is not there."""
+    code = """
+import sys
+for name in ("sqlalchemy", "structlog", "fastapi", "celery", "torch", "numpy", "transformers", "openai"):
+    sys.modules[name] = None
+sys.argv = ["autoclave", "jobs", "list", "--base-url", "http://127.0.0.1:9"]
+from workers.cli import main
+main()
+"""
+    environment = os.environ | {"AUTOCLAVE_API_KEY": "sk-x"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 4, done.stderr
+    assert done.stderr.startswith("error: cannot reach http://127.0.0.1:9/v1")
 
 
 def test_a_missing_extra_is_named() -> None:
