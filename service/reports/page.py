@@ -71,6 +71,7 @@ class Page:
     num_tried: int
     num_evaluations: int | None
     pruned: Pruned
+    layers: Sequence[sparsity.Layer]
     trained: Sequence[Section]
     judge: str
     judge_about: str
@@ -106,12 +107,13 @@ def page_of(report: Mapping[str, Any], facts: JobFacts) -> Page:
         rates=measured.RATES,
         states=states,
         controls=controls,
-        categories=_categories(states),
+        categories=_categories([*states, *controls]),
         held_out=report.get("measured_on") != "selection",
         tried=_shown(tried),
         num_tried=len(tried),
         num_evaluations=whole(report.get("num_evaluations")),
         pruned=pruned_of(report, facts),
+        layers=measured.layers_of(report),
         trained=[
             Section("Model", trained.base_lines(report, facts)),
             Section("Data", trained.data_lines(report, facts)),

@@ -81,8 +81,9 @@ def _counted(facts: JobFacts) -> str:
     if num_tokens is not None:
         said += f", {count(num_tokens)} tokens"
     cut, dropped = whole(prepared.get("num_truncated")), whole(prepared.get("num_dropped"))
-    said += f"; {count(cut)} were cut because they were too long" if cut else "; none had to be cut"
-    return said + (f", {count(dropped)} were left out" if dropped else ", none was left out")
+    if not cut and not dropped:
+        return f"{said}; none had to be cut or left out"
+    return f"{said}; {count(cut)} cut because they were too long, {count(dropped)} left out"
 
 
 def setting_lines(facts: JobFacts) -> list[Line]:
