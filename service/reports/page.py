@@ -73,7 +73,7 @@ class Page:
     pruned: Pruned
     layers: Sequence[sparsity.Layer]
     trained: Sequence[Section]
-    judge: str
+    judge: str | None
     judge_about: str
     judged: Sequence[State]
     lineage: Sequence[Line]
@@ -121,7 +121,7 @@ def page_of(report: Mapping[str, Any], facts: JobFacts) -> Page:
             Section("Course", trained.course_lines(report, facts)),
             Section("Dates", trained.date_lines(facts)),
         ],
-        judge=judge or "not recorded",
+        judge=judge,
         judge_about=_JUDGES.get(judge or "", "a judge of a kind that this page does not know"),
         judged=[state for state in (*states, *controls) if state.num_prompts is not None],
         lineage=trained.lineage_lines(report, facts),
