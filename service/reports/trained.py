@@ -192,7 +192,11 @@ def date_lines(facts: JobFacts) -> list[Line]:
         Line("Finished", when(moment(facts.finished_at))),
     ]
     if attempts:
-        again = "" if attempts == 1 else "; each went on from the last checkpoint of the one before"
+        again = (
+            ""
+            if attempts == 1
+            else "; an interrupted attempt is taken up again where its work was last saved"
+        )
         lines.append(Line("Attempts", f"{count(attempts)}{again}"))
     return lines
 
