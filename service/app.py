@@ -34,6 +34,7 @@ from service.organization import endpoints as projects
 from service.permissions import endpoints as permissions
 from service.quotas import endpoints as quotas
 from service.quotas.limits import rate_limiter_from_settings
+from service.reports import endpoints as reports
 from service.settings import Settings
 from service.storage import Storage, storage_from_url
 from service.together import Together
@@ -80,6 +81,7 @@ def create_app(
         uploads,
         datasets,
         jobs,
+        reports,
         checkpoints,
         adapters,
         adapters_by_model,

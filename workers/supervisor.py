@@ -35,6 +35,7 @@ from workers.messages import Noted, Published
 from workers.order import Order, write_order
 from workers.order_from_job import order_from_job
 from workers.record import JobRecord, ring_again
+from workers.result_page import result_page
 from workers.sweep import sweep_job
 from workers.watch import DATABASE_OUTAGE, Limits, Watch
 
@@ -178,8 +179,10 @@ class Supervisor:
             report = ending.verdict.safety_report
             with self._database.snapshot() as session:
                 points = read_points(session, job_id)
-                loss = validation_loss(session.get_one(Job, job_id), report)
-            files = store_results(self._storage, points=points, report=report, valid_loss=loss)
+                job = session.get_one(Job, job_id)
+                loss = validation_loss(job, report)
+                page = result_page(session, job, ending.verdict)
+            files = store_results(self._storage, points=points, report=report, valid_loss=loss, page=page)
         return record.conclude(ending, log_tail=log_tail, result_files=files)
 
     def _conclude(self, record: JobRecord, job_id: str, ending: Ending, log_tail: str) -> bool:
