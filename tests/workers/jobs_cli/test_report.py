@@ -123,18 +123,7 @@ def test_the_page(terminal: Terminal, job_with: JobWith, passed: dict[str, Any],
     page = tmp_path / "report.html"
     job_id = job_with(passed)
     arguments = ("report", job_id, "--html", str(page))
-    if makes_pages():
-        assert terminal.run(*arguments).stderr == f"saved {page}\n"
-        text = page.read_text(encoding="utf-8")
-        assert text.lstrip().lower().startswith("<!doctype html>")
-        assert job_id in text
-    else:
-        assert "makes no HTML reports (404)" in terminal.refused(*arguments)
-        assert not page.exists()
-
-
-def makes_pages() -> bool:
-    """Whether this version of the API has the route."""
-    from service.scopes import NEEDED
-
-    return any("/fine_tuning/jobs/{job_id}/report" in str(route) for route in NEEDED)
+    assert terminal.run(*arguments).stderr == f"saved {page}\n"
+    text = page.read_text(encoding="utf-8")
+    assert text.lstrip().lower().startswith("<!doctype html>")
+    assert job_id in text
