@@ -12,6 +12,7 @@ from service.models.files import File, FirstAnswer, Upload, UploadPart
 from service.models.jobs import Job, JobCheckpoint, JobEvent, JobMetrics, OutboxMessage
 from service.models.tenants import AdminKey, ApiKey, GpuUsage, Organization, Project, ProjectQuota
 from service.models.webhooks import Webhook, WebhookDelivery
+from service.models.workers import Worker
 
 __all__ = [
     "Adapter",
@@ -38,4 +39,5 @@ __all__ = [
     "UploadPart",
     "Webhook",
     "WebhookDelivery",
+    "Worker",
 ]
