@@ -35,6 +35,6 @@ CMD ["autoclave", "worker"]
 
 # Before 2.2.0 a page of another site could make it act (CVE-2022-51020). Celery's defaults take JSON only.
 FROM base AS flower
-RUN pip install -c constraints.txt celery redis 'flower>=2.2.0,<3'
+RUN pip install -c constraints.txt 'celery[redis]' 'flower>=2.2.0,<3'
 USER autoclave
 CMD ["celery", "flower"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from tests.service.test_main import free_port, refusal
 from tests.workers.conftest import Bench, QueuedJob
 from tests.workers.test_embedded import Up
 from tests.workers.test_worker import Workers, wait_for_status, workers
+from workers.celery_app import make_celery
 from workers.embedded import metrics_port
 
 __all__ = ["workers"]
@@ -93,3 +95,18 @@ def test_processes_of_one_machine_get_ports_of_their_own() -> None:
     assert [metrics_port(settings, name) for name in names] == [9464, 9465, 9466]
     off = settings.model_copy(update={"metrics_port": 0})
     assert [metrics_port(off, name) for name in names] == [0, 0, 0]
+
+
+@pytest.mark.slow
+def test_flower_hears_of_a_worker_that_was_told_to_say(workers: Workers) -> None:
+    workers.environment["WORKER_EVENTS"] = "true"
+    worker = workers.start("tests.workers.scripted_worker", "happy")
+    heard: list[dict[str, Any]] = []
+    with make_celery(workers.environment["BROKER_URL"]) as app, app.connection() as connection:
+        receiver = app.events.Receiver(connection, handlers={"*": heard.append})
+        for _ in receiver.itercapture(limit=None, timeout=40, wakeup=False):
+            if heard:
+                break
+    assert {event["hostname"].split("@")[0] for event in heard} == {f"autoclave-{worker.pid}"}
+    worker.terminate()
+    assert worker.wait(20) == 0
