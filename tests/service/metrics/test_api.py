@@ -99,8 +99,8 @@ def test_the_public_port_knows_no_metrics(client: TestClient, tenant: Tenant) ->
 
 def test_counting_costs_next_to_nothing() -> None:
     metrics = ApiMetrics()
-    started = time.perf_counter()
+    started = time.thread_time()
     for _ in range(1000):
         metrics.answered(method="GET", route="/v1/models", status=200, seconds=0.01)
-    microseconds = 1e3 * (time.perf_counter() - started)
+    microseconds = 1e3 * (time.thread_time() - started)
     assert microseconds < 300, f"{microseconds:.0f} us a request"
