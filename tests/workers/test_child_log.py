@@ -11,6 +11,7 @@ import structlog
 
 from tests.workers.conftest import Bench, QueuedJob
 from workers.child_log import LINES_AT_ONCE, ChildLog, log_tail
+from workers.supervisor import runner_command
 
 
 def line(event: str, **fields: Any) -> str:
@@ -109,3 +110,27 @@ def test_every_line_about_an_attempt_says_whose_it_is(bench: Bench, queued_job: 
     assert "someone else's words" in job.log_tail
     assert "ZeroDivisionError" in job.log_tail
     assert "ZeroDivisionError" not in str(context.entries)
+
+
+@pytest.mark.slow
+def test_the_real_child_logs_like_that(bench: Bench, queued_job: QueuedJob) -> None:
+    """Its base lies nowhere, so it says why it ends."""
+    job_id = queued_job(request_id="req_x")
+    supervisor = bench.supervisor("unused")
+    supervisor._child_command = runner_command
+    capture = structlog.testing.LogCapture()
+    before = structlog.get_config()["processors"]
+    structlog.configure(processors=[structlog.contextvars.merge_contextvars, capture])
+    try:
+        supervisor.run(job_id)
+    finally:
+        structlog.configure(processors=before)
+    [line] = [entry for entry in capture.entries if entry["event"] == "the job cannot succeed"]
+    assert line["job_id"] == job_id
+    assert (line["process"], line["attempt"], line["worker"], line["request_id"]) == (
+        "child", 1, "test", "req_x"
+    )  # fmt: skip
+    assert "Traceback" not in str(capture.entries)
+    log_tail = bench.job(job_id).log_tail
+    assert log_tail is not None
+    assert "ERROR __main__: the job cannot succeed\nTraceback" in log_tail

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 
 from service.db import Database
+from service.fleet import presence
+from service.fleet import repository as fleet
 from service.jobs import lease
 from service.models import Job
 from service.storage import Storage
 from tests.exposition import Samples, samples
+from tests.service.fleet.test_repository import sighting
 from tests.workers.conftest import Bench, QueuedJob
 from workers.endings import Cancelled, Died, Finished
-from workers.maintenance import Maintenance
+from workers.maintenance import WORKERS_KEPT_SECONDS, Maintenance
 from workers.messages import Failed
 from workers.metrics import OUTCOMES, WorkerMetrics, outcome_of
 
@@ -186,3 +189,14 @@ def test_outcomes_of_endings() -> None:
     assert outcome_of(Cancelled()) == "cancelled"
     assert outcome_of(Died(1)) == "died"
     assert outcome_of(Finished(Failed(code="file_corrupted", message="x"))) == "failed"
+
+
+def test_workers_that_nobody_heard_of_for_an_hour_are_forgotten(database: Database, storage: Storage) -> None:
+    now = time.time()
+    maintenance = Maintenance(database, storage, lambda _: None, max_attempts=2, resend_after_seconds=60)
+    with database.transaction() as session:
+        presence.see(session, sighting(id="there", heartbeat_at=now - WORKERS_KEPT_SECONDS + 60))
+        presence.see(session, sighting(id="lost", heartbeat_at=now - WORKERS_KEPT_SECONDS - 60))
+    maintenance.tidy(now)
+    with database.snapshot() as session:
+        assert [worker.id for worker in fleet.workers(session, now=now)] == ["there"]
