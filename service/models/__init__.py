@@ -13,6 +13,7 @@ from service.models.jobs import Job, JobCheckpoint, JobEvent, JobMetrics, Outbox
 from service.models.sessions import OperatorKey, WebSession
 from service.models.tenants import AdminKey, ApiKey, GpuUsage, Organization, Project, ProjectQuota
 from service.models.webhooks import Webhook, WebhookDelivery
+from service.models.workers import Worker
 
 __all__ = [
     "Adapter",
@@ -41,4 +42,5 @@ __all__ = [
     "WebSession",
     "Webhook",
     "WebhookDelivery",
+    "Worker",
 ]
