@@ -133,7 +133,7 @@ def test_a_resumed_job_goes_on_at_its_stage(bench: Bench, queued_job: QueuedJob)
     assert "Fine-tuning job resumed at stage train" in texts(bench, job_id)
     with bench.database.snapshot() as session:
         second, first = attempts.list_attempts(session, job_id)
-    assert (first.exit_reason, first.exit_code, first.last_stage) == ("died", 3, "train")
+    assert (first.exit_reason, first.exit_code, first.last_stage) == ("died", 1, "train")
     assert first.log_tail == "Traceback: something broke\n"
     assert (second.exit_reason, second.first_stage, second.last_stage) == ("published", "train", "publish")
 

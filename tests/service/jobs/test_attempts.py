@@ -60,9 +60,7 @@ def test_a_claim_begins_one(database: Database, job_id: str) -> None:
     ],
     ids=str,
 )
-def test_its_end_says_why(
-    database: Database, job_id: str, ending: Ending, expected: tuple[Any, ...]
-) -> None:
+def test_its_end_says_why(database: Database, job_id: str, ending: Ending, expected: tuple[Any, ...]) -> None:
     claim = claimed(database, job_id)
     with database.transaction() as session:
         lease.finish_stage(session, claim, Stage.PREPARE, output={}, now=101.0)
@@ -127,7 +125,5 @@ def test_an_end_is_written_once(database: Database, job_id: str) -> None:
     claim = claimed(database, job_id)
     with database.transaction() as session:
         for reason in (ExitReason.LOST_LEASE, ExitReason.CANCELLED):
-            attempts.end(
-                session, job_id, claim.fencing_number, reason=reason, stage=Stage.PREPARE, now=101.0
-            )
+            attempts.end(session, job_id, claim.fencing_number, reason=reason, stage=Stage.PREPARE, now=101.0)
     assert [row.exit_reason for row in rows(database, job_id)] == ["lost_lease"]
