@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from service.dashboard import signing_in
+from service.dashboard import operator_job, signing_in, user_job
 from service.dashboard.page_route import OperatorPage, UserPage
 from service.errors import ApiError
 
@@ -20,4 +20,10 @@ def no_such_page(request: Request) -> None:
     raise ApiError(404, f"There is no page {request.url.path}.", code="unknown_url")
 
 
-ROUTERS: tuple[APIRouter, ...] = (signing_in.router, _elsewhere_in_app, _elsewhere_in_dashboard)
+ROUTERS: tuple[APIRouter, ...] = (
+    signing_in.router,
+    user_job.router,
+    operator_job.router,
+    _elsewhere_in_app,
+    _elsewhere_in_dashboard,
+)
