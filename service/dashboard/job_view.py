@@ -79,7 +79,8 @@ def version_of(position: Position, *, now: float) -> str:
 def seen_event(version: str) -> int | None:
     """The newest event that whoever has this version knows; None if it is no version of ours."""
     last = version.rpartition(".")[2]
-    return int(last) if version.count(".") == 6 and last.isascii() and last.isdecimal() else None
+    plain = version.count(".") == 6 and last.isascii() and last.isdecimal() and len(last) < 19
+    return int(last) if plain else None
 
 
 def summary(
