@@ -14,8 +14,10 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypedDict
 
-from workers.messages import Verdict
+from service.jobs.attempts import ExitReason
+from workers.messages import Failed, Verdict
 from workers.order import OUT_OF_MEMORY_EXIT
 
 
@@ -98,3 +100,35 @@ def ending_of(*, exit_code: int, verdict: Verdict | None, stop_reason: StopReaso
     if exit_code == OUT_OF_MEMORY_EXIT:
         return OutOfMemory()
     return Died(exit_code)
+
+
+class Exit(TypedDict):
+    """What an attempt is remembered by (`service.jobs.attempts`)."""
+
+    reason: ExitReason
+    exit_code: int | None
+    error_code: str | None
+
+
+def exit_of(ending: Ending) -> Exit:
+    match ending:
+        case Finished(verdict=Failed(code=code)):
+            return Exit(reason=ExitReason.FAILED, exit_code=None, error_code=code)
+        case Finished():
+            return Exit(reason=ExitReason.PUBLISHED, exit_code=None, error_code=None)
+        case Died(exit_code=exit_code):
+            return Exit(reason=ExitReason.DIED, exit_code=exit_code, error_code=None)
+        case OutOfMemory():
+            return Exit(
+                reason=ExitReason.OUT_OF_MEMORY, exit_code=OUT_OF_MEMORY_EXIT, error_code="out_of_memory"
+            )
+    reason = _REASONS[type(ending)]
+    return Exit(reason=reason, exit_code=None, error_code=None)
+
+
+_REASONS: dict[type[Ending], ExitReason] = {
+    Cancelled: ExitReason.CANCELLED,
+    Paused: ExitReason.PAUSED,
+    Drained: ExitReason.DRAINED,
+    DeadlineExceeded: ExitReason.DEADLINE,
+}

@@ -20,7 +20,7 @@ from sqlalchemy import update
 from service import outbox, repeats
 from service.db import Database
 from service.fleet import presence
-from service.jobs import lease
+from service.jobs import attempts, lease
 from service.jobs.states import Stage
 from service.jobs.transitions import fail
 from service.models import Job, OutboxMessage
@@ -137,6 +137,7 @@ class Maintenance:
             repeats.forget_expired(session, now=now)
             delivery.forget_ended(session, created_before=now - DELIVERIES_KEPT_SECONDS)
             presence.forget(session, seen_before=now - WORKERS_KEPT_SECONDS)
+            attempts.forget_logs(session, now=now)
         with self._database.transaction() as session:
             turns.ring_all_held(session, now=now)
         sweep(self._database, self._storage, now=now, kept_ttl_seconds=self._kept_ttl_seconds)

@@ -17,7 +17,7 @@ from service import outbox
 from service.adapters.release import release
 from service.checkpoints.keeping import keep
 from service.db import Database
-from service.jobs import lease
+from service.jobs import attempts, lease
 from service.jobs.estimates import later_stages_seconds
 from service.jobs.events import add_event
 from service.jobs.lease import Claim, StopRequest
@@ -37,6 +37,7 @@ from workers.endings import (
     Finished,
     OutOfMemory,
     Paused,
+    exit_of,
 )
 from workers.messages import (
     AdapterKept,
@@ -185,6 +186,15 @@ class JobRecord:
             if job.cancel_requested_at is not None:
                 ending = Cancelled()
             self.concluded_as = ending
+            attempts.end(
+                session,
+                claim.job_id,
+                claim.fencing_number,
+                **exit_of(ending),
+                stage=stage,
+                log_tail=log_tail,
+                now=now,
+            )
             match ending:
                 case Cancelled():
                     move(

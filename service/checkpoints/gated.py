@@ -95,9 +95,9 @@ def _require_unreleased_checkpoint(session: Session, job: Job) -> None:
 def _checked(reason: str) -> str:
     reason = reason.strip()
     if not reason:
-        raise ReleaseError("--reason is empty; it stands in the audit log, the report and the model card")
+        raise ReleaseError("the reason is empty; it stands in the audit log, the report and the model card")
     if len(reason) > MAX_REASON_LENGTH:
-        raise ReleaseError(f"--reason is {len(reason)} characters long; {MAX_REASON_LENGTH} are allowed")
+        raise ReleaseError(f"the reason is {len(reason)} characters long; {MAX_REASON_LENGTH} are allowed")
     if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", reason):
-        raise ReleaseError("--reason must be one line of text, without control characters")
+        raise ReleaseError("the reason must be one line of text, without control characters")
     return reason

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from service.dashboard import signing_in, user_files, user_home, user_models, user_new_job, user_preview
+from service.dashboard import (
+    operator_job,
+    signing_in,
+    user_files,
+    user_home,
+    user_job,
+    user_models,
+    user_new_job,
+    user_preview,
+)
 from service.dashboard.page_route import OperatorPage, UserPage
 from service.errors import ApiError
 
@@ -26,6 +35,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     user_models.router,
     user_new_job.router,
     user_preview.router,
+    user_job.router,
+    operator_job.router,
     _elsewhere_in_app,
     _elsewhere_in_dashboard,
 )

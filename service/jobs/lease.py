@@ -15,6 +15,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from service import outbox
+from service.jobs import attempts
 from service.jobs.events import add_event
 from service.jobs.states import Stage, Status, next_stage
 from service.jobs.transitions import LeaseLostError, fail, move
@@ -83,6 +84,7 @@ def claim(
         return None
     fencing_number, stage, attempt, request_id, traceparent = row
     session.execute(update(Job).where(Job.id == job_id, Job.started_at.is_(None)).values(started_at=now))
+    attempts.begin(session, job_id, fencing_number, worker=owner, stage=Stage(stage), now=now)
     text = "Fine-tuning job started" if attempt == 1 else f"Fine-tuning job resumed at stage {stage}"
     add_event(session, job_id, text, now=now, data={"attempt": attempt, "stage": stage})
     return Claim(job_id, owner, fencing_number, Stage(stage), attempt, request_id, traceparent)
@@ -192,6 +194,8 @@ def reap(session: Session, job: Job, *, max_attempts: int, now: float) -> None:
     """End the lease of a silent worker: cancelled if that was asked for, paused or back to the queue
     while attempts are left, else failed with `worker_lost`."""
     stage = Stage(job.stage)
+    reason = attempts.ExitReason.LOST_LEASE
+    attempts.end(session, job.id, job.fencing_number, reason=reason, stage=stage, now=now)
     if job.cancel_requested_at is not None:
         move(
             session,

@@ -74,11 +74,12 @@ def add_steps(
     session.flush()
 
 
-def read_points(session: Session, job_id: str) -> list[Point]:
-    """Every step that was measured, in order; a step that a resumed attempt repeated counts once."""
+def read_points(session: Session, job_id: str, *, after: int = 0) -> list[Point]:
+    """Every step behind `after` that was measured, in order; a step that a resumed attempt repeated counts
+    once."""
     query = (
         select(JobMetrics.first_step, JobMetrics.num_steps, JobMetrics.figures)
-        .where(JobMetrics.job_id == job_id)
+        .where(JobMetrics.job_id == job_id, JobMetrics.first_step + JobMetrics.num_steps > after + 1)
         .order_by(JobMetrics.sequence)
     )
     points: dict[int, Point] = {}
@@ -90,7 +91,7 @@ def read_points(session: Session, job_id: str) -> list[Point]:
         columns = [values[i * num_steps : (i + 1) * num_steps] for i in range(num_columns)]
         for step, found in enumerate(zip(*columns, strict=True), start=first_step):
             points[step] = Point(step, *found)
-    return [points[step] for step in sorted(points)]
+    return [points[step] for step in sorted(points) if step > after]
 
 
 def pack(values: Sequence[float | None]) -> bytes:

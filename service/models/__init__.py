@@ -5,6 +5,7 @@ wire format wants.
 """
 
 from service.models.adapters import Adapter, AdapterFile, CheckpointPermission, ServerSecret
+from service.models.attempts import JobAttempt
 from service.models.audit import AuditEntry
 from service.models.base import Table
 from service.models.catalog import AlignedBase
@@ -27,6 +28,7 @@ __all__ = [
     "FirstAnswer",
     "GpuUsage",
     "Job",
+    "JobAttempt",
     "JobCheckpoint",
     "JobEvent",
     "JobMetrics",

@@ -97,7 +97,9 @@ def open_page(chromium: Browser, site: str) -> Iterator[Callable[..., Page]]:
         page.set_default_timeout(20_000)
 
         def on_console(message: Any) -> None:
-            provoked = any(f"status of {status}" in message.text for status in tolerate)
+            # Chromium's words, and htmx's.
+            said = [f"{words} {status}" for words in ("status of", "Error Code") for status in tolerate]
+            provoked = any(words in message.text for words in said)
             if message.type in ("error", "warning") and not provoked:
                 complaints.append(f"console: {message.text}")
 

@@ -17,9 +17,10 @@ from workers.endings import (
     Paused,
     StopReason,
     ending_of,
+    exit_of,
 )
 from workers.escalation import Escalation, Step
-from workers.messages import Failed
+from workers.messages import Failed, Published
 
 VERDICT = Failed(code="x", message="x")
 
@@ -76,3 +77,19 @@ def test_each_step_comes_once_in_order_and_never_early(
     for now, step in taken:
         earliest = flag if step is Step.TERMINATE else flag + terminate
         assert now >= earliest - 1e-9
+
+
+def test_what_an_attempt_is_remembered_by() -> None:
+    published = Published(storage_key="k", num_bytes=1, sha256="s", safety_report={})
+    expected = [
+        (Finished(published), ("published", None, None)),
+        (Finished(Failed(code="invalid_lora", message="no")), ("failed", None, "invalid_lora")),
+        (Cancelled(), ("cancelled", None, None)),
+        (Paused(), ("paused", None, None)),
+        (Drained(), ("drained", None, None)),
+        (DeadlineExceeded(), ("deadline", None, None)),
+        (OutOfMemory(), ("out_of_memory", 42, "out_of_memory")),
+        (Died(-9), ("died", -9, None)),
+    ]
+    for ending, values in expected:
+        assert tuple(exit_of(ending).values()) == values, ending

@@ -14,7 +14,7 @@ import pytest
 
 from service import outbox
 from service.db import Database
-from service.jobs import lease, service
+from service.jobs import attempts, lease, service
 from service.models import Adapter, AdapterFile, Job, JobCheckpoint
 from service.storage import file_key
 from tests.workers.conftest import Bench, QueuedJob
@@ -132,6 +132,11 @@ def test_a_resumed_job_goes_on_at_its_stage(bench: Bench, queued_job: QueuedJob)
     assert job.stage_outputs["prepare"] == {"by": 1}
     assert job.stage_outputs["train"] == {"by": 2, "trained_tokens": 1234}
     assert "Fine-tuning job resumed at stage train" in texts(bench, job_id)
+    with bench.database.snapshot() as session:
+        second, first = attempts.list_attempts(session, job_id)
+    assert (first.exit_reason, first.exit_code, first.last_stage) == ("died", 1, "train")
+    assert first.log_tail == "Traceback: something broke\n"
+    assert (second.exit_reason, second.first_stage, second.last_stage) == ("published", "train", "publish")
 
 
 def test_out_of_memory_is_tried_once_more_with_less(bench: Bench, queued_job: QueuedJob) -> None:
@@ -254,6 +259,8 @@ def test_shutdown_hands_the_job_back_without_counting(bench: Bench, queued_job: 
     job = bench.job(job_id)
     assert (job.status, job.attempt_count) == ("queued", 0)
     assert gone(bench.pids())
+    with bench.database.snapshot() as session:
+        assert [row.exit_reason for row in attempts.list_attempts(session, job_id)] == ["drained"]
 
     bench.run("happy", job_id)
     assert bench.job(job_id).status == "queued", "a worker that shuts down claims nothing"
