@@ -21,6 +21,10 @@ class Job(Table):
         Index("ix_jobs_history", "base_id", "status", "finished_at"),
         Index("ix_jobs_held", "project_id", "held_since"),
         Index("ix_jobs_from_checkpoint", "from_checkpoint"),
+        # For operators: over all projects.
+        Index("ix_jobs_all", "created_at", "id"),
+        Index("ix_jobs_all_by_status", "status", "created_at", "id"),
+        Index("ix_jobs_all_by_base", "base_id", "created_at", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)

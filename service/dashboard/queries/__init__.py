@@ -1,0 +1,1 @@
+"""What pages read. Those for operators see every project, so no other page may use them."""
