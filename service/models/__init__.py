@@ -14,6 +14,7 @@ from service.models.safety import SafetyFigures
 from service.models.sessions import OperatorKey, WebSession
 from service.models.tenants import AdminKey, ApiKey, GpuUsage, Organization, Project, ProjectQuota
 from service.models.webhooks import Webhook, WebhookDelivery
+from service.models.workers import Worker
 
 __all__ = [
     "Adapter",
@@ -43,4 +44,5 @@ __all__ = [
     "WebSession",
     "Webhook",
     "WebhookDelivery",
+    "Worker",
 ]
