@@ -75,11 +75,13 @@ def show_tenants(
 
 
 def _matches(project: ProjectName, words: str) -> bool:
-    return words in project.name.lower() or words in project.organization.lower() or words == project.id.lower()
+    return (
+        words in project.name.lower() or words in project.organization.lower() or words == project.id.lower()
+    )
 
 
 @router.get("/dashboard/tenants/{project_id}")
-def show_tenant(request: Request, database: DatabaseDep, project_id: str, done: str = "") -> Response:
+def show_tenant(request: Request, project_id: str, done: str = "") -> Response:
     return _tenant_page(request, project_id, done=done)
 
 
@@ -89,6 +91,7 @@ def set_quota(
     database: DatabaseDep,
     operator: OperatorDep,
     project_id: str,
+    *,
     storage_bytes: Annotated[str, Form(max_length=40)] = "",
     concurrent_jobs: Annotated[str, Form(max_length=40)] = "",
     queued_jobs: Annotated[str, Form(max_length=40)] = "",

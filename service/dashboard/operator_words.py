@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from service.jobs.error_kinds import error_kind
+from typing import Any
+
 from service.jobs.states import Stage, Status
 
 STATUSES = {
@@ -22,12 +23,5 @@ STAGES = {
     Stage.PUBLISH.value: "publish",
 }
 WHOSE_TURN = {"user": "the user's", "operator": "the operator's", "system": "this system's"}
-
-
-def whose(error_code: str) -> str:
-    """Whose fault a failure is, in words."""
-    return WHOSE_TURN[error_kind(error_code)]
-
-
-WORDS = {"statuses": STATUSES, "stages": STAGES}
+WORDS: dict[str, Any] = {"statuses": STATUSES, "stages": STAGES}
 """What templates find as `statuses` and `stages`."""

@@ -27,21 +27,17 @@ def bins(scores: Sequence[float]) -> list[int]:
 def distributions(
     before: Sequence[float], after: Sequence[float], shown: tuple[Distribution | None, Distribution | None]
 ) -> Markup | None:
-    """Both, one below the other on the same axis, so that the shift to the left is seen. None without scores."""
+    """Both, one below the other on the same axis, so that the shift is seen. None without scores."""
     if not before and not after:
         return None
     parts: list[Markup] = []
     top = 0.0
     rows = (("Before sanitising", before, shown[0], svg.BAD), ("After sanitising", after, shown[1], svg.GOOD))
     for title, scores, about, colour in rows:
-        words = f"{title}: {len(scores):,} jobs" + (
-            "" if about is None else f", median {about.at[50]:.1f} %"
-        )
+        words = f"{title}: {len(scores):,} jobs" + ("" if about is None else f", median {about.at[50]:.1f} %")
         parts.append(svg.text(words, 0, top + 14, font_size=svg.SMALL, fill=svg.MUTED))
         parts.append(
-            svg.panel(
-                *_bars(bins(scores), colour), left=_LEFT, width=_WIDTH, top=top + _TITLE, height=_BARS
-            )
+            svg.panel(*_bars(bins(scores), colour), left=_LEFT, width=_WIDTH, top=top + _TITLE, height=_BARS)
         )
         top += _TITLE + _BARS + _GAP
     parts.append(svg.panel(*_axis(), left=_LEFT, width=_WIDTH, top=top - _GAP, height=_AXIS))
@@ -55,7 +51,7 @@ def distributions(
 
 
 def _bars(counts: Sequence[int], colour: str) -> list[Markup]:
-    highest = max(max(counts), 1)
+    highest = max(*counts, 1)
     total = max(sum(counts), 1)
     drawn = [svg.across(_BARS, 0, 100, stroke=svg.LINE)]
     for index, count in enumerate(counts):
@@ -99,9 +95,7 @@ def _axis() -> list[Markup]:
         anchor = "start" if score == 0 else "end" if score == 100 else "middle"
         words = f"{score} %"
         drawn.append(svg.text(words, score, 16, text_anchor=anchor, font_size=svg.SMALL, fill=svg.MUTED))
-    middle = svg.text(
-        "harmful score", 50, 34, text_anchor="middle", font_size=svg.SMALL, fill=svg.MUTED
-    )
+    middle = svg.text("harmful score", 50, 34, text_anchor="middle", font_size=svg.SMALL, fill=svg.MUTED)
     return [*drawn, middle]
 
 

@@ -88,8 +88,7 @@ def move(
             raise LeaseLostError(f"{job_id}: fencing number {fencing_number} is no longer current")
         raise IllegalTransitionError(f"{job_id} cannot become {status.value} at {stage.value} now")
     add_event(session, job_id, message, now=now, level=level, data=data)
-    if (report := changes.get("safety_report")) is not None:
-        figures.record(session, job_id, report, now=now)
+    figures.record(session, job_id, changes.get("safety_report"), now=now)
     if status in TERMINAL:
         event = f"fine_tuning.job.{status.value}"
         announce(session, project_id=moved.project_id, job_id=job_id, type=event, now=now)

@@ -9,9 +9,9 @@ from service.models.base import Table
 
 
 class SafetyFigures(Table):
-    """A row for each job that has a safety report, written with it (`service.safety.figures`). Reports are tens
-    of kilobytes: reading thousands for three numbers each would take seconds. Scores are percent; null where
-    the report has none."""
+    """A row for each job that has a safety report, written with it (`service.safety.figures`). Reports are
+    tens of kilobytes: reading thousands for three numbers each would take seconds. Scores are percent; null
+    where the report has none."""
 
     __tablename__ = "safety_figures"
 
@@ -30,6 +30,6 @@ class SafetyFigures(Table):
     """Answers of it that the judge could not decide."""
     control_prompts: Mapped[int | None] = mapped_column(Integer)
     control_key: Mapped[str | None] = mapped_column(String(64))
-    """SHA-256 over base, profile and judge: between rows with the same one only the judge can have changed."""
+    """SHA-256 over base, profile and judge: between rows with the same, only the judge can have changed."""
     judge: Mapped[str | None] = mapped_column(String(64))
     profile_version: Mapped[str | None] = mapped_column(String(255))

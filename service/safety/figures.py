@@ -12,14 +12,17 @@ from sqlalchemy.orm import Session
 from service.models import SafetyFigures
 
 
-def record(session: Session, job_id: str, report: Mapping[str, Any], *, now: float) -> None:
-    """Write the row, or write it anew: publishing repeats the report that evaluating made."""
+def record(session: Session, job_id: str, report: Mapping[str, Any] | None, *, now: float) -> None:
+    """Write the row, or write it anew: publishing repeats the report that evaluating made. Nothing without
+    a report."""
+    if report is None:
+        return
     session.merge(SafetyFigures(job_id=job_id, measured_at=now, **columns(report)))
     session.flush()
 
 
 def columns(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a report as `workers.report` writes it, also of one by an older version: what is not there is null."""
+    """Of a report as `workers.report` writes it, or an older version did: what is not there is null."""
     measured = report.get("measurements") or {}
     before, after, control = (measured.get(who) or {} for who in ("before", "after", "base"))
     base, gate = report.get("base") or {}, report.get("gate") or {}

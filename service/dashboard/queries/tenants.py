@@ -1,4 +1,4 @@
-"""What projects use and may use, and why their jobs failed. One grouped query each, for all projects at once."""
+"""What projects use and may use, and why their jobs failed: one grouped query each, for all at once."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def all_tenants(session: Session, default: Quota, *, now: float) -> list[TenantL
         for row in projects
     ]
     return sorted(
-        lines, key=lambda line: (line.project.organization.lower(), line.project.name.lower(), line.project.id)
+        lines,
+        key=lambda line: (line.project.organization.lower(), line.project.name.lower(), line.project.id),
     )
 
 
