@@ -3,8 +3,8 @@
     python benchmarks/bare.py PORT
 
 `GET /jobs/{id}` is a FastAPI endpoint that reads the row with SQLAlchemy Core from DATABASE_URL: no key, no
-project, no model of the answer. `GET /page` renders a table with Jinja and reads nothing. `POST /dropped` is a
-Starlette endpoint that streams the body and drops it; `POST /written` writes every piece to a file as it
+project, no model of the answer. `GET /page` renders a table with Jinja and reads nothing. `POST /dropped` is
+a Starlette endpoint that streams the body and drops it; `POST /written` writes every piece to a file as it
 comes. All run under uvicorn as our API does.
 """
 

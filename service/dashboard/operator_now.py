@@ -9,6 +9,7 @@ from functools import partial
 from typing import Annotated
 from weakref import WeakKeyDictionary
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request
 from markupsafe import Markup
 from sqlalchemy import Engine
@@ -43,11 +44,15 @@ def show_now(request: Request, database: DatabaseDep) -> Response:
     return page(request, "operator/now.html.j2", board=_board_of(database).renew())
 
 
+# Asynchronous: mostly there is nothing to wait for, and hundreds of open pages would each take a thread.
 @router.get("/dashboard/live")
-def show_board(
+async def show_board(
     request: Request, database: DatabaseDep, seen: Annotated[str, Query(max_length=64)] = ""
 ) -> Response:
-    board = _board_of(database).get()
+    remembered = _board_of(database)
+    board = remembered.fresh()
+    if board is None:
+        board = await to_thread.run_sync(remembered.get)
     if seen == board.version:
         return UNCHANGED
     return page(request, "operator/now_live.html.j2", board=board)

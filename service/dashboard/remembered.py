@@ -22,15 +22,15 @@ class Remembered(Generic[T]):
         self._made: tuple[T, float] | None = None
         """And until when it is good."""
 
-    def get(self) -> T:
+    def fresh(self) -> T | None:
+        """At once: None where it has to be made."""
         made = self._made
-        if made is not None and time.monotonic() < made[1]:
-            return made[0]
+        return made[0] if made is not None and time.monotonic() < made[1] else None
+
+    def get(self) -> T:
         with self._lock:
-            made = self._made
-            if made is not None and time.monotonic() < made[1]:
-                return made[0]
-            return self._new()
+            fresh = self.fresh()
+            return self._new() if fresh is None else fresh
 
     def renew(self) -> T:
         """Made now: for somebody who has just opened the page."""
