@@ -27,7 +27,7 @@ class Probed(Generic[T]):
 
 
 class Probes:
-    """One question a name at a time: where a store hangs, looking again must not pile up threads."""
+    """One question a name (the part's, and after a space which one) at a time: where a store hangs, looking again must not pile up threads."""
 
     def __init__(self, *, wait_seconds: float = WAIT_SECONDS) -> None:
         self._wait_seconds = wait_seconds
@@ -40,7 +40,9 @@ class Probes:
             asked = self._asked.get(name)
             if asked is None or asked.done():
                 asked = self._asked[name] = Future()
-                threading.Thread(target=_run, args=(asked, ask), name=f"probe {name}", daemon=True).start()
+                threading.Thread(
+                    target=_run, args=(asked, ask), name=f"probe {name.partition(' ')[0]}", daemon=True
+                ).start()
         until = time.monotonic() + self._wait_seconds
 
         def wait() -> Probed[T]:
