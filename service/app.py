@@ -36,6 +36,7 @@ from service.organization import endpoints as projects
 from service.permissions import endpoints as permissions
 from service.quotas import endpoints as quotas
 from service.quotas.limits import rate_limiter_from_settings
+from service.recent_answers import RecentAnswers
 from service.reports import endpoints as reports
 from service.settings import Settings
 from service.storage import Storage, storage_from_url
@@ -78,7 +79,8 @@ def create_app(
         # that are permissions. Ours (`service.observed`) hold none of it.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    app.add_middleware(RequestContext)
+    app.state.recent_answers = recent = RecentAnswers()
+    app.add_middleware(RequestContext, recent=recent)
     app.add_middleware(Observed, metrics=metrics or ApiMetrics(), tracer=tracer or Tracer())
     errors.install(app)
     repeats.install(app)

@@ -12,6 +12,9 @@ from sqlalchemy.orm import Session
 from service.models import Job, OutboxMessage
 from service.tracing import current_traceparent
 
+QUEUE_NAME = "autoclave"
+"""Where messages go, in the broker."""
+
 
 def enqueue(session: Session, job_id: str, *, now: float) -> None:
     traced = update(Job).where(Job.id == job_id).values(rung_at=now).returning(Job.traceparent)

@@ -11,10 +11,10 @@ from typing import Any
 
 from celery import Celery
 
+from service.outbox import QUEUE_NAME
 from service.tracing import current_traceparent
 
 TASK_NAME = "autoclave.run_job"
-QUEUE_NAME = "autoclave"
 
 # A broker that died must be noticed: by a silent TCP peer, and before a message is sent into the void.
 _TRANSPORT_OPTIONS = {

@@ -27,10 +27,11 @@ from kombu.exceptions import OperationalError as BrokerError
 from service import log as logging_setup
 from service.metrics.disk import DiskCollector, storage_folder
 from service.metrics.listener import MetricsListener
+from service.outbox import QUEUE_NAME
 from service.settings import Settings
 from service.startup import StartError, open_database, open_storage, settings_from_environment
 from service.tracing import tracer_to
-from workers.celery_app import QUEUE_NAME, answer, make_celery, ring
+from workers.celery_app import answer, make_celery, ring
 from workers.device import own_device
 from workers.maintenance import maintenance_from_settings
 from workers.metrics import WorkerMetrics

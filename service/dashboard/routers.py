@@ -5,7 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from service.dashboard import (
+    operator_audit,
+    operator_health,
     operator_job,
+    operator_jobs,
+    operator_now,
+    operator_safety,
+    operator_tenants,
     signing_in,
     user_files,
     user_home,
@@ -22,7 +28,6 @@ _elsewhere_in_dashboard = APIRouter(route_class=OperatorPage, include_in_schema=
 
 
 @_elsewhere_in_app.get("/app/{path:path}")
-@_elsewhere_in_dashboard.get("/dashboard")
 @_elsewhere_in_dashboard.get("/dashboard/{path:path}")
 def no_such_page(request: Request) -> None:
     raise ApiError(404, f"There is no page {request.url.path}.", code="unknown_url")
@@ -37,6 +42,12 @@ ROUTERS: tuple[APIRouter, ...] = (
     user_preview.router,
     user_job.router,
     operator_job.router,
+    operator_now.router,
+    operator_jobs.router,
+    operator_safety.router,
+    operator_tenants.router,
+    operator_health.router,
+    operator_audit.router,
     _elsewhere_in_app,
     _elsewhere_in_dashboard,
 )

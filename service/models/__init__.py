@@ -11,6 +11,7 @@ from service.models.base import Table
 from service.models.catalog import AlignedBase
 from service.models.files import File, FirstAnswer, Upload, UploadPart
 from service.models.jobs import Job, JobCheckpoint, JobEvent, JobMetrics, OutboxMessage
+from service.models.safety import SafetyFigures
 from service.models.sessions import OperatorKey, WebSession
 from service.models.tenants import AdminKey, ApiKey, GpuUsage, Organization, Project, ProjectQuota
 from service.models.webhooks import Webhook, WebhookDelivery
@@ -37,6 +38,7 @@ __all__ = [
     "OutboxMessage",
     "Project",
     "ProjectQuota",
+    "SafetyFigures",
     "ServerSecret",
     "Table",
     "Upload",

@@ -22,6 +22,10 @@ class Job(Table):
         Index("ix_jobs_held", "project_id", "held_since"),
         Index("ix_jobs_from_checkpoint", "from_checkpoint"),
         Index("ix_jobs_counts", "status", "stage"),
+        # For operators: over all projects.
+        Index("ix_jobs_all", "created_at", "id"),
+        Index("ix_jobs_all_by_status", "status", "created_at", "id"),
+        Index("ix_jobs_all_by_base", "base_id", "created_at", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)

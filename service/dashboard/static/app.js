@@ -37,6 +37,8 @@
   };
   tellTimes();
   setInterval(tellTimes, 5000);
+  // At once, before anything is painted: the moment is wider than "5 s ago", and columns would jump.
+  document.addEventListener("htmx:afterSwap", tellTimes);
   document.addEventListener("htmx:afterSettle", tellTimes);
 
   // Banner: one message at a time.
