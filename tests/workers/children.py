@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from service import log
 from service.adapters.package_file import PackageFile
 from service.jobs.states import STAGES, Stage
 from service.storage import adapter_key, private_prefix, storage_from_url
@@ -180,6 +179,8 @@ def scored(child: Child) -> None:
 
 def logs(child: Child) -> None:
     """As the real child does, and as a library in it might; then it fails."""
+    from service import log  # the others start faster without it
+
     log.configure(json=True, fields=log_fields(child.order))
     logger = logging.getLogger("workers.tests")
     logger.info("reading %d lines", 12)
