@@ -28,13 +28,14 @@ from service.jobs.transitions import LeaseLostError
 from service.models import Job
 from service.quotas.limits import default_quota
 from service.settings import Settings
-from service.storage import Storage
+from service.storage import Storage, StorageUnavailableError
 from workers.child import WANDB_NAMES, ChildProcess
-from workers.endings import Ending, Finished, OutOfMemory
+from workers.endings import Ending, Finished, OutOfMemory, StorageDown
 from workers.messages import Noted, Published
 from workers.order import Order, write_order
 from workers.order_from_job import order_from_job
 from workers.record import JobRecord, ring_again
+from workers.storage_outage import StorageOutage
 from workers.sweep import sweep_job
 from workers.watch import DATABASE_OUTAGE, Limits, Watch
 
@@ -74,10 +75,12 @@ class Supervisor:
         self._work_dir = work_dir
         self._shutdown = shutdown
         self._child_command = child_command
+        self._outage = StorageOutage(storage, shutdown)
 
     def run(self, job_id: str) -> None:
         """Work on the job until it ended or is back in the queue. A job that somebody else has, or that
         is over, is left alone: doorbells ring more than once."""
+        self._outage.wait()  # no job is taken that could not get at its files
         if self._shutdown.is_set():
             ring_again(self._database, job_id)
             return
@@ -98,8 +101,15 @@ class Supervisor:
             shutil.rmtree(scratch, ignore_errors=True)
         bound.info("job over" if over else "job handed back")
         if over:
-            ttl_seconds = self._settings.kept_adapter_ttl_seconds
+            self._sweep(job_id)
+
+    def _sweep(self, job_id: str) -> None:
+        ttl_seconds = self._settings.kept_adapter_ttl_seconds
+        try:
             sweep_job(self._database, self._storage, job_id, kept_ttl_seconds=ttl_seconds, now=time.time())
+        except StorageUnavailableError as error:
+            # The maintenance loop does it later.
+            log.warning("private objects not deleted yet", job_id=job_id, error=str(error))
 
     def _claim(self, job_id: str) -> Claim | None:
         with self._database.transaction() as session:
@@ -164,12 +174,14 @@ class Supervisor:
         with ChildProcess(
             lambda descriptor: self._child_command(order_path, descriptor),
             log_path=scratch / "child.log",
-            also_passed=WANDB_NAMES if order.wandb is not None else frozenset(),
+            also_passed=self._storage.child_environment
+            | (WANDB_NAMES if order.wandb is not None else frozenset()),
         ) as child:
             log.info("child started", job_id=order.job_id, pid=child.pid)
             watch = Watch(child, record, self._limits, stop_flag=order.stop_flag, shutdown=self._shutdown)
             ending = watch.run()
             log.info("child ended", job_id=order.job_id, pid=child.pid, ending=type(ending).__name__)
+            self._outage.note(failed=isinstance(ending, StorageDown))
             return ending, child.log_tail()
 
     def _write_ending(self, record: JobRecord, job_id: str, ending: Ending, log_tail: str) -> bool:
@@ -193,3 +205,9 @@ class Supervisor:
                     raise LeaseLostError("the database did not answer") from error
                 log.warning("database does not answer; the ending is not written yet")
                 time.sleep(1.0)
+            except StorageUnavailableError as error:
+                # Only what a published job leaves beside its adapter goes to the storage here. The bytes of
+                # the stage are stored, but without them it has to be done again.
+                log.warning("storage does not answer; the job is handed back", error=str(error))
+                self._outage.note(failed=True)
+                ending = StorageDown()

@@ -22,26 +22,16 @@ from typing import Any
 
 import structlog
 from celery import Celery, signals
-from kombu.exceptions import OperationalError as BrokerError
 
 from service import log as logging_setup
 from service.startup import StartError, open_database, open_storage, settings_from_environment
-from workers.celery_app import QUEUE_NAME, answer, make_celery, ring
+from workers.celery_app import QUEUE_NAME, answer, make_celery, require_broker, ring
 from workers.maintenance import maintenance_from_settings
 from workers.scratch import own_folder
 from workers.signing import SigningKey, SigningKeyError
 from workers.supervisor import ChildCommand, Supervisor, runner_command
 
 log = structlog.get_logger(__name__)
-
-
-def require_broker(app: Celery) -> None:
-    """Raises StartError if no connection can be made. Losing it later is survived."""
-    try:
-        with app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=2, interval_start=0.5)
-    except (BrokerError, OSError, ValueError, KeyError) as error:
-        raise StartError(f"BROKER_URL: cannot connect: {error}") from error
 
 
 def require_signing_key(path: Path) -> None:

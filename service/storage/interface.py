@@ -141,11 +141,10 @@ class Storage(ABC):
     def require_all_rights(self) -> None:
         """Do once all that is ever done: write, list, read, delete. Raises what the store does."""
         key = f"probe/{secrets.token_hex(8)}"
-        self.put(key, b"ok")
-        try:
-            listed, read = self.keys("probe"), b"".join(self.stream(key))
-        finally:
-            self.delete(key)
+        with self._named_errors():
+            obstore.put(self._probe_store, key, b"ok")
+        listed, read = self.keys("probe"), b"".join(self.stream(key))
+        self.delete(key)
         if key not in listed or read != b"ok":
             raise StorageUnavailableError("the storage does not give back what was just stored")
 
