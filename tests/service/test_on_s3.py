@@ -113,7 +113,7 @@ def test_what_is_over_is_swept(
     with s3.s3_client(s3_endpoint) as client_of_s3:
         client_of_s3.create_multipart_upload(Bucket=bucket, Key="below/files/half")
     with database.transaction() as session:
-        session.execute(update(Upload).values(expires_at=time.time() - 1))
+        session.execute(update(Upload).values(expires_at=time.time() - 86400))
     swept = sweep(database, storage, now=time.time())
     assert f"private/{released.job_id}/1/train/x" in swept
     assert storage.keys("") == sorted([released.key, f"files/{kept}", "files/file-without-a-row"])
@@ -151,8 +151,8 @@ def test_an_outage_is_said_and_loses_nothing(
         uploader.complete(upload_id, parts),
         client.get(f"/files/{file['id']}/content", headers=tenant.headers),
         client.post(
-            "/datasets/validate",
-            json={"training_file": file["id"], "method": {"type": "supervised"}},
+            "/fine_tuning/validate",
+            json={"training_file": file["id"]},
             headers=tenant.headers,
         ),
     ]
@@ -199,12 +199,13 @@ def test_no_room_is_said_in_one_shape(
 def test_rotten_bytes_are_not_served(client: TestClient, storage: Storage, tenant: Tenant) -> None:
     content = dataset(10)
     file_id = send(client, tenant, content).json()["id"]
-    storage.put(f"files/{file_id}", content.replace(b"pong", b"PONG"))
+    storage.put(f"files/{file_id}", dataset(10, tag="other"))
     answer = client.post(
-        "/datasets/validate",
-        json={"training_file": file_id, "method": {"type": "supervised"}},
+        "/fine_tuning/validate",
+        json={"training_file": file_id},
         headers=tenant.headers,
     )
     assert error(answer, 500)["code"] == "internal_error", json.dumps(answer.json())
-    with pytest.raises(OSError, match="is not what was stored"):
+    # A real server cuts the connection here: the client sees fewer bytes than it was promised.
+    with pytest.raises(RuntimeError, match="response already started"):
         client.get(f"/files/{file_id}/content", headers=tenant.headers)
