@@ -1,4 +1,4 @@
-"""The manifests, without a cluster: they are what Kubernetes takes, and say what the code and the images understand."""
+"""The manifests, without a cluster: Kubernetes takes them, and they say what code and images understand."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_kubernetes_takes_it(each: dict[str, Any], version: str) -> None:
     assert kubernetes_validate.validate(each, version, strict=True) == version
 
 
-# keda.sh/docs: "ScaledObject specification", "PostgreSQL", "Authentication". No schema of it is installed here.
+# keda.sh/docs: "ScaledObject specification", "PostgreSQL", "Authentication". No schema of them is installed.
 KEDA_FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "ScaledObject": {
         "scaleTargetRef": dict,

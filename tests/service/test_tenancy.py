@@ -28,6 +28,7 @@ from service.models import (
 from service.storage import Storage, part_key
 from service.webhooks.announcements import add_delivery
 from tests.builders import (
+    DATA_SHA256,
     BASE_ID,
     Tenant,
     make_adapter,
@@ -140,7 +141,7 @@ REFUSED_TO_OWNER = (
 def owned(database: Database, storage: Storage, tenant: Tenant) -> dict[str, str]:
     """Everything a tenant can have, as path parameters."""
     with database.transaction() as session:
-        file = make_file(session, tenant.project_id)
+        file = make_file(session, tenant.project_id, sha256=DATA_SHA256)
         storage.put(file.storage_key, b"data")
         job = make_job(
             session,
