@@ -28,8 +28,8 @@ from service.models import (
 from service.storage import Storage, part_key
 from service.webhooks.announcements import add_delivery
 from tests.builders import (
-    DATA_SHA256,
     BASE_ID,
+    DATA_SHA256,
     Tenant,
     make_adapter,
     make_adapter_file,
