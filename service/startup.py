@@ -89,7 +89,7 @@ def open_storage(storage_url: str) -> Storage:
         raise StartError(str(error)) from error
     except BucketMissingError as error:
         raise StartError(
-            "STORAGE_URL: there is no such bucket; correct the name, or make it: autoclave admin create-bucket"
+            "STORAGE_URL: there is no such bucket; correct its name, or: autoclave admin create-bucket"
         ) from error
     except StorageRefusedError as error:
         raise StartError(
