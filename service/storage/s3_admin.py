@@ -51,14 +51,18 @@ def create_bucket(place: S3Place) -> bool:
 
     elsewhere = {"CreateBucketConfiguration": {"LocationConstraint": place.region}}
     with _client(place) as client:
+        # Asked first: Amazon takes it well when a bucket is made twice.
         try:
-            client.create_bucket(
-                Bucket=place.bucket,
-                # Amazon refuses to be told of this region, and any other store of a region at all.
-                **({} if place.region == "us-east-1" or place.endpoint else elsewhere),
-            )
-        except (client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
+            client.head_bucket(Bucket=place.bucket)
             return False
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                raise
+        client.create_bucket(
+            Bucket=place.bucket,
+            # Amazon refuses to be told of this region, and any other store of a region at all.
+            **({} if place.region == "us-east-1" or place.endpoint else elsewhere),
+        )
         rule = {
             "ID": "abort-unfinished-uploads",
             "Status": "Enabled",
@@ -103,7 +107,7 @@ def _client(place: S3Place) -> Iterator[Any]:
     except ClientError as error:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
         code = error.response.get("Error", {}).get("Code", "")
-        reason = f"{status} {code}".strip()
+        reason = str(status) if code == str(status) else f"{status} {code}".strip()
         if code == "NoSuchBucket":
             raise BucketMissingError("the bucket does not exist", reason=reason) from None
         if status in (401, 403):
