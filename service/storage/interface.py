@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from io import BufferedReader
@@ -160,9 +160,12 @@ class Storage(ABC):
         except FileNotFoundError:
             return
 
-    def delete_prefix(self, prefix: str) -> None:
-        for key in self.keys(prefix):
+    def delete_all(self, keys: Sequence[str]) -> None:
+        for key in keys:
             self.delete(key)
+
+    def delete_prefix(self, prefix: str) -> None:
+        self.delete_all(self.keys(prefix))
 
     def upload_folder(self, prefix: str, folder: Path) -> None:
         """Store every file below `folder`; last, the sums that `download_folder` checks them by."""

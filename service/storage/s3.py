@@ -58,14 +58,11 @@ class S3Storage(Storage):
             max_concurrency=PARTS_AT_ONCE,
         )
 
-    def delete_prefix(self, prefix: str) -> None:
-        keys = self.keys(prefix)
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """By the thousand."""
         for start in range(0, len(keys), _DELETED_AT_ONCE):
-            self._delete_all(keys[start : start + _DELETED_AT_ONCE])
-
-    def _delete_all(self, keys: Sequence[str]) -> None:
-        with self._named_errors():
-            obstore.delete(self._store, keys)
+            with self._named_errors():
+                obstore.delete(self._store, keys[start : start + _DELETED_AT_ONCE])
 
     def delete_unfinished(self, *, before: float) -> int:
         return s3_admin.abort_uploads(self.place, before=before)
