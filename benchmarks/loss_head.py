@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE python benchmarks/loss_head.py --out benchmarks/results
 
-2,048 tokens of a batch, vocabulary 32,768, hidden size 256, float32, forward and backward to the hidden
+1,024 tokens of a batch, vocabulary 32,768, hidden size 256, float32, forward and backward to the hidden
 states. `full` is what transformers' models do: logits of every token, cross entropy with ignored targets.
 `trained logits` is what this project did before: logits of trained tokens alone, at once. `ours` is
 `autoclave.training.head_loss`. The share of trained tokens varies, as the time depends on it; about half are
@@ -33,7 +33,7 @@ from autoclave.data.tokens import IGNORED
 from autoclave.modelling.backbone import Backbone
 from autoclave.training.head_loss import token_losses
 
-TOKENS, VOCABULARY, HIDDEN = 2048, 32_768, 256
+TOKENS, VOCABULARY, HIDDEN = 1024, 32_768, 256
 SHARES = (1.0, 0.5, 0.25)
 
 
