@@ -6,9 +6,9 @@
 states. `full` is what transformers' models do: logits of every token, cross entropy with ignored targets.
 `trained logits` is what this project did before: logits of trained tokens alone, at once. `ours` is
 `autoclave.training.head_loss`. The share of trained tokens varies, as the time depends on it; about half are
-trained in chats. Time is the median of calls in turn in one process; memory is how much the resident memory of a
-process of its own grew beyond its peak before the first call. Writes `loss_head.json`. Losses and gradients
-are compared.
+trained in chats. Time is the median of calls in turn in one process; memory is how much the resident
+memory of a process of its own grew beyond its peak before the first call. Writes `loss_head.json`. Losses
+and gradients are compared.
 """
 
 from __future__ import annotations

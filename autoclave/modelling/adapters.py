@@ -128,14 +128,34 @@ def save_adapter(
 ) -> None:
     """Writes a PEFT folder. `base_name` goes to `base_model_name_or_path` as it is: give the public
     name of the base, not a path of this machine, if the adapter will travel."""
+    write_adapter(
+        adapter_state(peft_model),
+        peft_model.peft_config["default"],
+        dir,
+        base_name=base_name,
+        base_revision=base_revision,
+        base_sha256=base_sha256,
+    )
+
+
+def write_adapter(
+    state: dict[str, torch.Tensor],
+    config: LoraConfig,
+    dir: str | Path,
+    *,
+    base_name: str,
+    base_revision: str | None,
+    base_sha256: str,
+) -> None:
+    """As `save_adapter`, for an adapter that is on no model: `state` has the names of the PEFT file."""
     folder = Path(dir)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state(peft_model).items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    config = _jsonable(peft_model.peft_config["default"].to_dict())
-    config |= {"base_model_name_or_path": base_name, "revision": base_revision, "inference_mode": True}
+    values = _jsonable(config.to_dict())
+    values |= {"base_model_name_or_path": base_name, "revision": base_revision, "inference_mode": True}
     # Only the first level sorted: where two patterns match a layer, PEFT takes the one that stands first.
-    _write_json(folder / CONFIG_FILE, dict(sorted(config.items())))
+    _write_json(folder / CONFIG_FILE, dict(sorted(values.items())))
     provenance = {"base_name": base_name, "base_revision": base_revision, "base_sha256": base_sha256}
     _write_json(folder / PROVENANCE_FILE, provenance)
 

@@ -17,8 +17,8 @@ from autoclave.errors import ModelError
 
 @dataclass(frozen=True)
 class Backbone:
-    """`decoder(input_ids=...)` returns an object with `last_hidden_state`; `head` maps it to logits, which the
-    model then multiplies by `logit_scale` and, with `softcap` c, turns into c * tanh(logits / c)."""
+    """`decoder(input_ids=...)` returns an object with `last_hidden_state`; `head` maps it to logits, which
+    the model then multiplies by `logit_scale` and, with `softcap` c, turns into c * tanh(logits / c)."""
 
     decoder: Any
     head: Any

@@ -38,13 +38,13 @@ class Segment(NamedTuple):
 
 
 def lora_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, segments: Sequence[Segment]) -> Tensor:
-    """(..., in) -> (..., out), for a `weight` (out, in) and `bias` (out,) that are not trained. Segments count
-    rows of the flattened inputs and do not overlap; other rows have no adapter. Computed in the type of the
-    inputs; factors of another type are cast, and their gradients back."""
+    """(..., in) -> (..., out), for a `weight` (out, in) and `bias` (out,) that are not trained. Segments
+    count rows of the flattened inputs and do not overlap; other rows have no adapter. Computed in the type
+    of the inputs; factors of another type are cast, and their gradients back."""
     places = tuple((segment.start, segment.end, segment.factors.scale) for segment in segments)
     flat = [factor for segment in segments for factor in segment.factors[:2]]
     rows = inputs.reshape(-1, inputs.shape[-1])  # (T, in)
-    outputs: Tensor = _LoraLinear.apply(rows, weight, bias, places, *flat)
+    outputs: Tensor = _LoraLinear.apply(rows, weight, bias, places, *flat)  # type: ignore[no-untyped-call]
     return outputs.view(*inputs.shape[:-1], -1)
 
 
@@ -70,7 +70,7 @@ class _LoraLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_outputs: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, by_outputs: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, *saved = ctx.saved_tensors
         count = len(ctx.places)
         inner, factors = saved[:count], saved[count:]

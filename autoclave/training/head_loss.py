@@ -38,7 +38,7 @@ def token_losses(backbone: Backbone, hidden: Tensor, targets: Tensor) -> TokenLo
         return _through_all_logits(backbone, hidden, targets)
     head = _Head(backbone.head.weight, backbone.head.bias, backbone.logit_scale, backbone.softcap)
     if torch.is_grad_enabled() and hidden.requires_grad:
-        return TokenLosses(*_FrozenHead.apply(hidden, targets, head))
+        return TokenLosses(*_FrozenHead.apply(hidden, targets, head))  # type: ignore[no-untyped-call]
     losses, is_right, _ = _in_chunks(hidden, targets, head, with_gradient=False)
     return TokenLosses(losses, is_right)
 
@@ -71,7 +71,7 @@ class _FrozenHead(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_losses: Tensor, _by_is_right: Any) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, by_losses: Tensor, _by_is_right: Any) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors  # (N, D)
         return gradient * by_losses[:, None].to(gradient.dtype), None, None
 
@@ -97,8 +97,8 @@ def _in_chunks(
 def _chunk(
     hidden: Tensor, targets: Tensor, head: _Head, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of C rows: losses (C,), whether right (C,), and the gradient of each loss by what the head gives for its
-    row, (C, V) in the type of the head (softmax minus one-hot, if nothing comes after the head)."""
+    """Of C rows: losses (C,), whether right (C,), and the gradient of each loss by what the head gives for
+    its row, (C, V) in the type of the head (softmax minus one-hot, if nothing comes after the head)."""
     products = functional.linear(hidden, head.weight, head.bias)  # (C, V)
     logits = products.to(torch.promote_types(products.dtype, torch.float32))
     if head.scale != 1.0:
