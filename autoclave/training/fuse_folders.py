@@ -41,8 +41,8 @@ def finetune_fused_folders(
     on_progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Trains the jobs of `fuse_file` (`fuse_file.read_fuse_file`) together and writes each adapter, which is
-    not sanitised, into its folder when that job ends. Returns what happened to each: its record, or its `error`;
-    a job that failed has no folder. `on_progress` gets the steps of all jobs together.
+    not sanitised, into its folder when that job ends. Returns what happened to each: its record, or its
+    `error`; a job that failed has no folder. `on_progress` gets the steps of all jobs together.
 
     Raises InputError and ModelError, naming the entry, before anything is trained.
     """

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from autoclave.data.tokens import Example
 from autoclave.errors import AutoclaveError, CancelledError, InputError, NonFiniteLossError
-from autoclave.modelling.adapter_shape import adapter_shape, factor_name
-from autoclave.modelling.adapters import adapter_state, attach, detach
+from autoclave.modelling.adapter_shape import factor_name
+from autoclave.modelling.adapters import fresh_adapter
 from autoclave.modelling.lora_linear import Factors
 from autoclave.progress import Progress, ProgressCallback, seconds_remaining
 from autoclave.spec import LoraSpec, TrainSpec
@@ -98,20 +98,14 @@ class RunningJob:
     def of(cls, model: Any, job: FusedJob, *, device: torch.device) -> RunningJob:
         """With the adapter that `attach` makes. Raises ModelError, naming the job."""
         try:
-            peft_model = attach(model, job.lora, seed=job.train.seed)
+            state, config, layers = fresh_adapter(model, job.lora, seed=job.train.seed)
         except InputError as error:
             raise type(error)(f"{job.name}: {error}") from error
-        config = peft_model.peft_config["default"]
-        state = {
-            name: tensor.detach().clone().requires_grad_()
-            for name, tensor in adapter_state(peft_model).items()
-        }
-        layers = adapter_shape(peft_model).target_modules
-        scales = {name: _scale(peft_model, name) for name in layers}
-        detach(peft_model)
-        model.requires_grad_(False)
+        for tensor in state.values():
+            tensor.requires_grad_()
+        scale = job.lora.lora_alpha / job.lora.r
         factors = {
-            name: Factors(state[factor_name(name, "A")], state[factor_name(name, "B")], scales[name])
+            name: Factors(state[factor_name(name, "A")], state[factor_name(name, "B")], scale)
             for name in layers
         }
         return cls(job, state, config, factors, device=device)
@@ -210,7 +204,3 @@ class RunningJob:
                 valid_accuracy=measured and measured.accuracy,
             )
         )
-
-
-def _scale(peft_model: Any, layer: str) -> float:
-    return float(peft_model.get_base_model().get_submodule(layer).scaling["default"])
