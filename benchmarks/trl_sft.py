@@ -1,7 +1,7 @@
 """The engine against TRL's SFTTrainer, its defaults and its packed mode: useful tokens per second.
 
-    pip install --target /tmp/trl/site-packages --no-deps trl datasets pyarrow pandas dill multiprocess xxhash \
-        python-dateutil six pytz tzdata
+    pip install --no-deps --target /tmp/trl/site-packages trl datasets pyarrow pandas dill multiprocess xxhash
+    pip install --no-deps --target /tmp/trl/site-packages python-dateutil six pytz tzdata
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PYTHONPATH=.:/tmp/trl/site-packages \
         python benchmarks/trl_sft.py --data FOLDER --out benchmarks/results
 

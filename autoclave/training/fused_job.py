@@ -122,7 +122,8 @@ class RunningJob:
         spec = self._job.train
         wrong = next((value for value in (loss, norm) if not math.isfinite(value)), None)
         if wrong is not None:
-            self._end(NonFiniteLossError(self._step + 1, wrong))
+            places = tuple(index + 1 for index in self._order.at(self._step))
+            self._end(NonFiniteLossError(self._step + 1, wrong, places))
             return
         self._rate = learning_rate_at(
             self._step,

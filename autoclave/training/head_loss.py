@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from autoclave.memory import LOGITS_AT_ONCE
 from autoclave.modelling.backbone import Backbone
-
-# Logits that exist at once. On a CPU they should stay near its caches; a GPU wants large products.
-_CHUNK_LOGITS = {"cpu": 2**23, "cuda": 2**27}
 
 
 class TokenLosses(NamedTuple):
@@ -85,7 +83,7 @@ def _in_chunks(
     losses = hidden.new_empty(num_rows, dtype=torch.promote_types(hidden.dtype, torch.float32))
     is_right = hidden.new_empty(num_rows, dtype=torch.bool)
     gradient = torch.empty_like(hidden) if with_gradient else None
-    chunk_rows = max(1, _CHUNK_LOGITS.get(hidden.device.type, _CHUNK_LOGITS["cpu"]) // vocabulary)
+    chunk_rows = max(1, LOGITS_AT_ONCE["cuda" if hidden.is_cuda else "cpu"] // vocabulary)
     for start in range(0, num_rows, chunk_rows):
         rows = slice(start, start + chunk_rows)
         losses[rows], is_right[rows], by_products = _chunk(hidden[rows], targets[rows], head, with_gradient)

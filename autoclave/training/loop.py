@@ -227,7 +227,7 @@ class _Run:
         loss_value, norm_value, self.accuracy = values.tolist()  # waits for the GPU once
         for value in (loss_value, norm_value):
             if not math.isfinite(value):
-                raise NonFiniteLossError(self.step + 1, value)
+                raise NonFiniteLossError(self.step + 1, value, self.objective.examples_of(self.step))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()

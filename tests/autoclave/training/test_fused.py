@@ -11,6 +11,7 @@ from autoclave.errors import CancelledError, InputError, ModelError, NonFiniteLo
 from autoclave.modelling.adapters import adapter_state, attach
 from autoclave.progress import Progress
 from autoclave.spec import EarlyStopping, LoraSpec, TrainSpec
+from autoclave.training.batches import ShuffledSteps
 from autoclave.training.fused import finetune_fused
 from autoclave.training.fused_job import FusedJob, Outcome
 from autoclave.training.loop import TrainResult, finetune
@@ -126,6 +127,8 @@ def test_a_job_that_diverges_changes_no_bit_of_the_others() -> None:
     error = seen[1].error
     assert isinstance(error, NonFiniteLossError)
     assert 1 < error.step < 6
+    order = ShuffledSteps(12, batch_size=4, n_epochs=2, seed=9)
+    assert error.examples == tuple(index + 1 for index in order.at(error.step - 1))
     # A job with the same data that is healthy, and gone from the same step on: the others had the same rows.
     train = bad.train.model_copy(update={"learning_rate": 1e-3, "max_grad_norm": 1.0})
     lora = LoraSpec(r=4, target_modules=ALL)

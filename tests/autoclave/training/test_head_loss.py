@@ -74,7 +74,7 @@ def test_equal_to_full_logits(
     targets = torch.randint(vocabulary, (rows,), generator=generator)
     weights = torch.rand(rows, generator=generator, dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(head_loss._CHUNK_LOGITS, "cpu", chunk_rows * vocabulary)
+        patch.setitem(head_loss.LOGITS_AT_ONCE, "cpu", chunk_rows * vocabulary)
         found = ours(backbone, hidden, targets, weights)
     for a, b in zip(found, reference(backbone, hidden, targets, weights), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
@@ -86,7 +86,7 @@ def test_in_the_types_of_training(
     dtype: torch.dtype, tolerance: float, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(rows)
-    monkeypatch.setitem(head_loss._CHUNK_LOGITS, "cpu", 64 * 500)
+    monkeypatch.setitem(head_loss.LOGITS_AT_ONCE, "cpu", 64 * 500)
     backbone = frozen_head(500, 32, dtype=dtype)
     hidden = torch.randn(rows, 32, dtype=dtype) * 4
     targets = torch.randint(500, (rows,))
@@ -126,7 +126,7 @@ def test_nothing_but_a_few_rows_of_logits_exists_at_once(monkeypatch: pytest.Mon
         shapes.append(tuple(result.shape))
         return result
 
-    monkeypatch.setitem(head_loss._CHUNK_LOGITS, "cpu", 16 * 50)
+    monkeypatch.setitem(head_loss.LOGITS_AT_ONCE, "cpu", 16 * 50)
     monkeypatch.setattr(functional, "linear", watched)
     hidden = torch.randn(40, 8, dtype=torch.float64).requires_grad_()
     losses, _ = token_losses(frozen_head(50, 8), hidden, torch.zeros(40, dtype=torch.int64))

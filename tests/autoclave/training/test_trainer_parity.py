@@ -91,9 +91,7 @@ def trainer_losses(folder: Path) -> list[float]:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("packing", [False, True])
 def test_the_loss_curve_is_that_of_the_trainer(packing: bool, tmp_path: Path) -> None:
-    result = finetune(
-        adapted(), EXAMPLES, SPEC.model_copy(update={"packing": packing}), device="cpu"
-    )
+    result = finetune(adapted(), EXAMPLES, SPEC.model_copy(update={"packing": packing}), device="cpu")
     expected = trainer_losses(tmp_path)
     assert len(expected) == 50
     assert result.losses == pytest.approx(expected, rel=0, abs=1e-5)
