@@ -43,13 +43,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Fused jobs against one job after the other.")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="folder for fused_jobs.json")
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     arguments = parser.parse_args()
     threads = torch.get_num_threads()
     result = {
         "command": f"OMP_NUM_THREADS={threads} OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', '')} "
-        f"python benchmarks/fused_jobs.py --repeats {arguments.repeats} --out {arguments.out}",
+        f"python benchmarks/fused_jobs.py --repeats {arguments.repeats} "
+        f"--sizes {' '.join(map(repr, arguments.sizes))} --out {arguments.out}",
         "jobs": JOBS,
-        "setups": {name: compare(random_llama(*SIZES[name]), arguments.repeats) for name in SIZES},
+        "setups": {name: compare(random_llama(*SIZES[name]), arguments.repeats) for name in arguments.sizes},
         "machine": {"threads": threads, **machine("torch", "transformers", "peft")},
     }
     if arguments.out:

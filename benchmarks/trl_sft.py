@@ -75,6 +75,8 @@ def main() -> int:
     encoded = encoded_chats(tokenizer, few)
     useful = sum(len(example) for example in encoded.examples)
     trained = sum(int((example.labels[1:] >= 0).sum()) for example in encoded.examples)
+    train_ours(encoded_chats(tokenizer, chats[:BATCH]))  # first calls are slower
+    train_trl(tokenizer, chats[:BATCH], packed=True)
     train = {
         "ours": lambda: train_ours(encoded),
         "trl defaults": lambda: train_trl(tokenizer, few, packed=False),
