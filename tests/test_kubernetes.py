@@ -249,7 +249,10 @@ def test_commands_and_images_are_those_of_the_dockerfile(name: str) -> None:
 
 def test_the_ports_are_one() -> None:
     only = container(WORKLOADS["autoclave-api"])
-    (port,) = only["ports"]
+    port, metrics = only["ports"]
+    for workload in WORKLOADS.values():
+        assert metrics in container(workload)["ports"]
+    assert CONFIG["METRICS_PORT"] == str(metrics["containerPort"])
     assert f"EXPOSE {port['containerPort']}" in DOCKERFILE
     assert only["command"][-2:] == ["--port", str(port["containerPort"])]
     assert SERVICES["api"]["ports"][0].endswith(f":{port['containerPort']}")
@@ -315,9 +318,10 @@ def test_nothing_goes_or_comes_that_is_not_needed() -> None:
         assert egress_ports(name) == {53, 5432, 6379, 443, 8333} | webhooks, name
     assert int(Settings.model_fields["webhook_ports"].default.split(",")[1]) == 8443
     incoming = [p for p in ALL if p["kind"] == "NetworkPolicy" and "ingress" in p["spec"]]
-    assert [titled(policy) for policy in incoming] == ["NetworkPolicy/api"]
-    (rule,) = incoming[0]["spec"]["ingress"]
-    assert [port["port"] for port in rule["ports"]] == [8000]
+    assert {
+        titled(policy): [port["port"] for rule in policy["spec"]["ingress"] for port in rule["ports"]]
+        for policy in incoming
+    } == {"NetworkPolicy/api": [8000], "NetworkPolicy/metrics": [9464]}
     for policy in [each for each in ALL if each["kind"] == "NetworkPolicy"]:
         for rule in policy["spec"].get("egress", []):
             for peer in rule["to"]:
