@@ -78,7 +78,14 @@ class RequestContext:
                     path=_logged(scope["path"]),
                     status=status,
                     milliseconds=_milliseconds_since(started),
+                    **_job_of(scope),
                 )
+
+
+def _job_of(scope: Scope) -> dict[str, str]:
+    """So that a search for a job finds the requests about it; as it stands in the path."""
+    job_id = scope.get("path_params", {}).get("job_id")
+    return {} if job_id is None else {"job_id": job_id}
 
 
 def _logged(path: str) -> str:

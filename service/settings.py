@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.webhooks import egress
@@ -192,7 +192,11 @@ class Settings(BaseSettings):
     metrics_port: int = Field(
         default=0, ge=0, le=65533, description="port of /metrics in each API and worker process; 0: none"
     )
-    otel_exporter_otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")] | None = Field(
+    otel_exporter_otlp_endpoint: Annotated[
+        Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")] | None,
+        # As the standard has it, and as docker compose passes on what is not set.
+        BeforeValidator(lambda text: text or None),
+    ] = Field(
         default=None,
         description="where API and workers send traces (OTLP over HTTP), such as http://collector:4318",
     )

@@ -77,20 +77,20 @@ class MeasuredRecord(JobRecord):
         self._count_time()
         self._metrics.attempt_ended(outcome)
         if self._stage is not None:
-            self._span(self._stage, failed_because=outcome)
+            self._span(self._stage, ended_at=time.time(), failed_because=outcome)
 
     def _end_stage(self, stage: Stage) -> None:
         now = time.time()
         self._metrics.stage_finished(stage, max(0.0, now - self._stage_began_at))
-        self._span(stage)
+        self._span(stage, ended_at=now)
         self._stage_began_at = now
 
-    def _span(self, stage: Stage, *, failed_because: str | None = None) -> None:
+    def _span(self, stage: Stage, *, ended_at: float, failed_because: str | None = None) -> None:
         self._tracer.record(
             f"stage {stage.value}",
             parent=current_traceparent(),
             began_at=self._stage_began_at,
-            ended_at=time.time(),
+            ended_at=ended_at,
             failed_because=failed_because,
             attributes={"autoclave.job.id": self._claim.job_id, "autoclave.stage": stage.value},
         )

@@ -30,6 +30,8 @@ from service.jobs.transitions import move
 from service.models import File, Job
 from service.tracing import current_traceparent
 
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
 MAX_SEED = 2**31 - 1
 
 
@@ -107,6 +109,7 @@ def add_job(session: Session, job: Job, *, now: float) -> str:
         now=now,
     )
     outbox.enqueue(session, job.id, now=now)
+    log.info("job_created", job_id=job.id)  # joins the request's id to the job's
     return job.id
 
 

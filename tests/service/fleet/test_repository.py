@@ -224,8 +224,8 @@ def test_ten_thousand_jobs_do_not_slow_it_down(database: Database, many_jobs: No
                 times.append(1000 * (time.perf_counter() - started))
         milliseconds[name] = min(times)
     print({name: round(value, 2) for name, value in milliseconds.items()})
-    # A few each on two cores; the bound leaves room for a machine that does other things as well.
-    assert max(milliseconds.values()) < 25, milliseconds
+    # Three at most on two idle cores; the bound leaves room for a machine that does other things as well.
+    assert max(milliseconds.values()) < 60, milliseconds
 
 
 def test_counting_reads_an_index_alone(database: Database, many_jobs: None) -> None:
