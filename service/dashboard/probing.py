@@ -27,8 +27,8 @@ class Probed(Generic[T]):
 
 
 class Probes:
-    """One question a name at a time (the part's, after a space which one): where a store hangs, looking again
-    must not pile up threads."""
+    """One question a name at a time: where a store hangs, looking again must not pile up threads. A name is
+    that of a part and, after a space, which one it is."""
 
     def __init__(self, *, wait_seconds: float = WAIT_SECONDS) -> None:
         self._wait_seconds = wait_seconds

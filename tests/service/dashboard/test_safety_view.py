@@ -10,7 +10,7 @@ from service.safety.repository import Measured
 
 
 def row(**overrides: Any) -> Measured:
-    values: dict[str, Any] = dict.fromkeys(Measured.__dataclass_fields__)
+    values: dict[str, Any] = dict.fromkeys(Measured._fields)
     values |= {"job_id": "ftjob-x", "measured_at": 1.0, "base_id": "b", "result": "passed"}
     return Measured(**{**values, **overrides})
 
