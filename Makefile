@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	# torch goes first and alone: with it in place no other package pulls a different build.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[ml,service,worker,local,evidence,wandb,otel,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[ml,service,worker,local,client,evidence,wandb,otel,dev]'
 	@touch $(STAMP)
 
 demo: $(STAMP) ## the whole product once: poisoned upload -> training -> sanitised adapter -> table

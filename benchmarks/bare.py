@@ -3,8 +3,9 @@
     python benchmarks/bare.py PORT
 
 `GET /jobs/{id}` is a FastAPI endpoint that reads the row with SQLAlchemy Core from DATABASE_URL: no key, no
-project, no model of the answer. `POST /dropped` is a Starlette endpoint that streams the body and drops it;
-`POST /written` writes every piece to a file as it comes. All run under uvicorn as our API does.
+project, no model of the answer. `GET /page` renders a table with Jinja and reads nothing. `POST /dropped` is
+a Starlette endpoint that streams the body and drops it; `POST /written` writes every piece to a file as it
+comes. All run under uvicorn as our API does.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, HTTPException
+from jinja2 import Environment
 from sqlalchemy import select
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Route
 
 from service.db import engine_from_url
@@ -37,6 +39,19 @@ def read_row(job_id: str) -> dict[str, Any]:
     if row is None:
         raise HTTPException(404)
     return dict(row)
+
+
+# About as many rows and bytes as the operator's first page.
+_PAGE = Environment(autoescape=True).from_string(
+    "<!doctype html><title>Bare</title><table>{% for row in rows %}<tr><th>{{ row }}</th>"
+    "{% for cell in range(9) %}<td class='number'>{{ row * cell }} of {{ row }}</td>{% endfor %}</tr>"
+    "{% endfor %}</table>"
+)
+
+
+@app.get("/page")
+def page() -> HTMLResponse:
+    return HTMLResponse(_PAGE.render(rows=range(60)))
 
 
 async def drop(request: Request) -> JSONResponse:

@@ -117,11 +117,11 @@ def _insert_jobs(session: Any, project_id: str, organization_id: str, file_id: s
         }
         for number in range(num_jobs)
     )
-    for batch in _batches(rows, 5_000):
+    for batch in batches(rows, 5_000):
         session.execute(insert(Job), batch)
 
 
-def _batches(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+def batches(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
     batch: list[dict[str, Any]] = []
     for row in rows:
         batch.append(row)

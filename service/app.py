@@ -29,14 +29,19 @@ from service.errors import ErrorBody
 from service.files import endpoints as files
 from service.jobs import endpoints as jobs
 from service.jobs.feed import EventFeed
+from service.metrics.api import ApiMetrics
 from service.middleware import RequestContext
+from service.observed import Observed
 from service.organization import endpoints as projects
 from service.permissions import endpoints as permissions
 from service.quotas import endpoints as quotas
 from service.quotas.limits import rate_limiter_from_settings
+from service.recent_answers import RecentAnswers
+from service.reports import endpoints as reports
 from service.settings import Settings
 from service.storage import Storage, storage_from_url
 from service.together import Together
+from service.tracing import Tracer
 from service.uploads import endpoints as uploads
 from service.webhooks import endpoints as webhooks
 
@@ -50,9 +55,15 @@ MAX_CONCURRENT_INSPECTIONS = 2
 
 
 def create_app(
-    settings: Settings, *, database: Database | None = None, storage: Storage | None = None
+    settings: Settings,
+    *,
+    database: Database | None = None,
+    storage: Storage | None = None,
+    metrics: ApiMetrics | None = None,
+    tracer: Tracer | None = None,
 ) -> FastAPI:
     """`database` and `storage` are opened from the settings where not given, and then closed too.
+    `metrics` counts requests; serving them is the caller's (`service.main`), never this application's.
 
     Starting the application raises SchemaError if the database is not migrated.
     """
@@ -64,8 +75,13 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # FastAPI's own spans and logs hold paths, queries and texts of exceptions: tenants' data, and links
+        # that are permissions. Ours (`service.observed`) hold none of it.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    app.add_middleware(RequestContext)
+    app.state.recent_answers = recent = RecentAnswers()
+    app.add_middleware(RequestContext, recent=recent)
+    app.add_middleware(Observed, metrics=metrics or ApiMetrics(), tracer=tracer or Tracer())
     errors.install(app)
     repeats.install(app)
     app.include_router(health.router)
@@ -80,6 +96,7 @@ def create_app(
         uploads,
         datasets,
         jobs,
+        reports,
         checkpoints,
         adapters,
         adapters_by_model,

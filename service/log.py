@@ -7,13 +7,25 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import structlog
 
+from service.tracing import add_trace_id
 
-def configure(*, json: bool) -> None:
+
+def configure(*, json: bool, fields: Mapping[str, object] | None = None) -> None:
+    """`fields` stand in every line, of every thread."""
+
+    def add_fields(_logger: Any, _method: str, event: Any) -> Any:
+        return {**(fields or {}), **event}
+
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_trace_id,
+        add_fields,
+        structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

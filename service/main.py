@@ -9,13 +9,20 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
+from contextlib import ExitStack
 
 import uvicorn
 from fastapi import FastAPI
 
 from service import log
 from service.app import create_app
+from service.db import Database
+from service.metrics.api import ApiMetrics
+from service.metrics.disk import DiskCollector, storage_folder
+from service.metrics.fleet import FleetCollector
+from service.metrics.listener import MetricsListener
 from service.rates.window import limits_url
+from service.settings import Settings
 from service.startup import (
     StartError,
     open_database,
@@ -23,6 +30,7 @@ from service.startup import (
     require_no_default_key,
     settings_from_environment,
 )
+from service.tracing import tracer_to
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -59,24 +67,39 @@ def serve(*, host: str, port: int, allow_public: bool = False) -> None:
         limits_url(settings.broker_url)
     except ValueError as error:
         raise StartError(str(error)) from error
-    database = open_database(settings.database_url)
-    try:
+    with ExitStack() as stack:
+        database = open_database(settings.database_url)
+        stack.callback(database.close)
         if not allow_public:
             require_no_default_key(database, host)
-        app = create_app(settings, database=database, storage=open_storage(settings.storage_url))
-        with listen(host, port) as listener:
-            proxies = settings.trusted_proxies
-            config = uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=proxies != "none",
-                forwarded_allow_ips=proxies,
-            )
-            _Server(config, app).run(sockets=[listener])
-    finally:
-        database.close()
+        storage = open_storage(settings.storage_url)
+        tracer = tracer_to(settings.otel_exporter_otlp_endpoint, service="autoclave-api")
+        stack.callback(tracer.close)
+        metrics = served_metrics(settings, database, stack)
+        app = create_app(settings, database=database, storage=storage, metrics=metrics, tracer=tracer)
+        listener = stack.enter_context(listen(host, port))
+        proxies = settings.trusted_proxies
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=proxies != "none",
+            forwarded_allow_ips=proxies,
+        )
+        _Server(config, app).run(sockets=[listener])
+
+
+def served_metrics(settings: Settings, database: Database, stack: ExitStack) -> ApiMetrics:
+    """Listened for, if the settings say so, until `stack` ends. Raises StartError."""
+    metrics = ApiMetrics()
+    metrics.registry.register(FleetCollector(database))
+    metrics.registry.register(DiskCollector({"storage": storage_folder(settings)}))
+    if settings.metrics_port:
+        stack.enter_context(
+            MetricsListener(metrics.registry, host=settings.metrics_host, port=settings.metrics_port)
+        )
+    return metrics
 
 
 def main() -> int:

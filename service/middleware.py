@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import errors, ids
 from service.rates.headers import rate_headers
+from service.recent_answers import RecentAnswers
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -25,8 +26,9 @@ _LINKS = "/v1/downloads/"
 
 
 class RequestContext:
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, recent: RecentAnswers) -> None:
         self.app = app
+        self._recent = recent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,13 +71,21 @@ class RequestContext:
                     raise
                 await errors.internal().response()(scope, receive, send_with_headers)
             finally:
+                self._recent.add(scope, status, time.perf_counter() - started)
                 log.info(
                     "request",
                     method=scope["method"],
                     path=_logged(scope["path"]),
                     status=status,
                     milliseconds=_milliseconds_since(started),
+                    **_job_of(scope),
                 )
+
+
+def _job_of(scope: Scope) -> dict[str, str]:
+    """So that a search for a job finds the requests about it; as it stands in the path."""
+    job_id = scope.get("path_params", {}).get("job_id")
+    return {} if job_id is None else {"job_id": job_id}
 
 
 def _logged(path: str) -> str:

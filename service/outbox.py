@@ -10,11 +10,17 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from service.models import Job, OutboxMessage
+from service.tracing import current_traceparent
+
+QUEUE_NAME = "autoclave"
+"""Where messages go, in the broker."""
 
 
 def enqueue(session: Session, job_id: str, *, now: float) -> None:
-    session.add(OutboxMessage(job_id=job_id, created_at=now))
-    session.execute(update(Job).where(Job.id == job_id).values(rung_at=now))
+    traced = update(Job).where(Job.id == job_id).values(rung_at=now).returning(Job.traceparent)
+    # The job's own first: the end of one job rings for another.
+    traceparent = session.scalar(traced) or current_traceparent()
+    session.add(OutboxMessage(job_id=job_id, created_at=now, traceparent=traceparent))
     session.flush()
 
 

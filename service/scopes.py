@@ -68,6 +68,7 @@ NEEDED: Mapping[tuple[str, str], Scope | AdminScope] = {
     ("GET", "/fine_tuning/jobs/{job_id}/events"): Scope.JOBS_READ,
     ("GET", "/fine_tuning/jobs/{job_id}/metrics"): Scope.JOBS_READ,
     ("GET", "/fine_tuning/jobs/{job_id}/safety_report"): Scope.JOBS_READ,
+    ("GET", "/fine_tuning/jobs/{job_id}/report"): Scope.JOBS_READ,
     ("GET", "/fine_tuning/jobs/{job_id}/checkpoints"): Scope.JOBS_READ,
     ("POST", "/fine_tuning/jobs/{job_id}/checkpoints/{checkpoint_id}/release"): Scope.JOBS_WRITE,
     ("GET", "/fine_tuning/jobs/{job_id}/adapter"): Scope.ADAPTERS_READ,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.webhooks import egress
@@ -183,6 +183,25 @@ class Settings(BaseSettings):
 
     session_ttl_seconds: Seconds = Field(
         default=12 * 3600.0, description="after signing in to the pages, until one has to do so again"
+    )
+
+    # Watching.
+    metrics_host: str = Field(
+        default="127.0.0.1", description="address of /metrics; whoever reaches it reads it, without a key"
+    )
+    metrics_port: int = Field(
+        default=0, ge=0, le=65533, description="port of /metrics in each API and worker process; 0: none"
+    )
+    otel_exporter_otlp_endpoint: Annotated[
+        Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")] | None,
+        # As the standard has it, and as docker compose passes on what is not set.
+        BeforeValidator(lambda text: text or None),
+    ] = Field(
+        default=None,
+        description="where API and workers send traces (OTLP over HTTP), such as http://collector:4318",
+    )
+    worker_events: bool = Field(
+        default=False, description="workers tell Celery's event listeners, such as Flower, what they do"
     )
 
     log_json: bool = Field(default=True, description="JSON lines; false for coloured text")

@@ -7,11 +7,14 @@ redelivery nor revocation nor time limits of Celery are relied on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from celery import Celery
 
+from service.outbox import QUEUE_NAME
+from service.tracing import current_traceparent
+
 TASK_NAME = "autoclave.run_job"
-QUEUE_NAME = "autoclave"
 
 # A broker that died must be noticed: by a silent TCP peer, and before a message is sent into the void.
 _TRANSPORT_OPTIONS = {
@@ -44,9 +47,16 @@ def make_celery(broker_url: str) -> Celery:
 
 def ring(app: Celery, job_id: str) -> None:
     """Send one message, or raise kombu's OperationalError at once: the outbox keeps what was not sent."""
-    app.send_task(TASK_NAME, args=[job_id], retry=False)
+    traceparent = current_traceparent()
+    headers = {} if traceparent is None else {"traceparent": traceparent}
+    app.send_task(TASK_NAME, args=[job_id], headers=headers, retry=False)
 
 
-def answer(app: Celery, run_job: Callable[[str], None]) -> None:
-    """Have a worker of `app` call `run_job(job_id)` for every message."""
-    app.task(name=TASK_NAME)(run_job)
+def answer(app: Celery, run_job: Callable[[str, str | None], None]) -> None:
+    """Have a worker of `app` call `run_job(job_id, traceparent)` for every message."""
+
+    def task(self: Any, job_id: str) -> None:
+        # A header of its own: what an older version of the service sends or hears stays the same.
+        run_job(job_id, (self.request.headers or {}).get("traceparent"))
+
+    app.task(name=TASK_NAME, bind=True)(task)

@@ -21,7 +21,7 @@ import structlog
 
 from workers.leash import leashed
 from workers.messages import AnyMessage, decode
-from workers.processes import group_alive, kill_group, signal_group, tail
+from workers.processes import group_alive, kill_group, signal_group
 
 log = structlog.get_logger(__name__)
 
@@ -125,9 +125,6 @@ class ChildProcess:
 
     def kill(self) -> None:
         signal_group(self.pid, signal.SIGKILL)
-
-    def log_tail(self) -> str:
-        return tail(self.log_path)
 
     def gone(self) -> bool:
         """End whatever is left of the group; True once the process and its group are no more."""

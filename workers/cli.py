@@ -15,6 +15,7 @@ from autoclave.cli import app
 from workers.cli_admin import admin
 from workers.cli_database import DataDirOption
 from workers.cli_quota import quota
+from workers.jobs_cli.app import app as jobs
 
 DEFAULT_DATA_DIR = Path("autoclave-data")
 
@@ -24,6 +25,7 @@ app.add_typer(
     help="Migrate the database; organizations, projects, keys, quotas, bases, the audit log.",
 )
 admin.command()(quota)
+app.add_typer(jobs, name="jobs", help="Create, watch and fetch jobs over the API (docs/jobs-cli.md).")
 
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]

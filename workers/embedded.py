@@ -27,15 +27,18 @@ from sqlalchemy import select
 from autoclave.microcosm.shipped import shipped_world
 from service import auth, schema
 from service.db import Database
+from service.metrics.listener import MetricsListener
 from service.models import ApiKey, OperatorKey
 from service.operators import create_operator_key
 from service.settings import Settings
 from service.startup import StartError, is_loopback, require_no_default_key
 from service.storage import storage_from_url
+from service.tracing import tracer_to
 from workers.broker import broker_process, broker_url, socket_path, wait_for_broker
 from workers.celery_app import make_celery, ring
 from workers.data_dir import DataDir
 from workers.maintenance import maintenance_from_settings
+from workers.metrics import WorkerMetrics
 from workers.service_process import ServiceProcess
 from workers.shipped_base import register_shipped_base
 from workers.signing import make_key_file
@@ -58,6 +61,11 @@ def require_free_port(host: str, port: int) -> None:
     except OSError as error:
         reason = f"cannot listen on {host}:{port}: {error.strerror}"
         raise StartError(f"{reason}; choose another --port") from error
+
+
+def metrics_port(settings: Settings, name: str) -> int:
+    """Three processes of one machine need a port each: METRICS_PORT and the two after it. 0: none."""
+    return settings.metrics_port and settings.metrics_port + ("api", "worker", "maintenance").index(name)
 
 
 def free_port() -> int:
@@ -147,7 +155,7 @@ class EmbeddedService:
             self.processes[name] = ServiceProcess(
                 name,
                 [sys.executable, "-m", module, *arguments],
-                environment=environment,
+                environment=environment | {"METRICS_PORT": str(metrics_port(settings, name))},
                 log_path=logs / f"{name}.log",
             )
 
@@ -159,8 +167,15 @@ class EmbeddedService:
         app = make_celery(settings.broker_url)
         stack.callback(app.close)
         storage = storage_from_url(settings.storage_url)
+        metrics = WorkerMetrics()
+        if port := metrics_port(settings, "maintenance"):
+            stack.enter_context(MetricsListener(metrics.registry, host=settings.metrics_host, port=port))
+        tracer = tracer_to(settings.otel_exporter_otlp_endpoint, service="autoclave-maintenance")
+        stack.callback(tracer.close)
         stack.enter_context(
-            maintenance_from_settings(database, storage, lambda job_id: ring(app, job_id), settings)
+            maintenance_from_settings(
+                database, storage, lambda job_id: ring(app, job_id), settings, metrics=metrics, tracer=tracer
+            )
         )
 
     def _environment(self, broker: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from sqlalchemy import update
 
 from service import outbox, repeats
 from service.db import Database
+from service.fleet import presence
 from service.jobs import attempts, lease
 from service.jobs.states import Stage
 from service.jobs.transitions import fail
@@ -26,7 +27,9 @@ from service.models import Job, OutboxMessage
 from service.quotas import turns
 from service.settings import KEPT_ADAPTER_TTL_SECONDS, Settings
 from service.storage import Storage
+from service.tracing import Tracer
 from service.webhooks import delivery
+from workers.metrics import WorkerMetrics, reap_reason
 from workers.sweep import sweep
 from workers.webhooks import webhook_loop_from_settings
 
@@ -36,6 +39,8 @@ SENT_KEPT_SECONDS = 24 * 3600.0
 """How long a sent message stays in the outbox, to be looked at when something went wrong."""
 DELIVERIES_KEPT_SECONDS = 30 * 24 * 3600.0
 """How long the log of a webhook holds what was delivered or given up."""
+WORKERS_KEPT_SECONDS = 3600.0
+"""How long a worker that is gone, or was lost, is still shown."""
 SWEEP_SECONDS = 300.0
 MAX_BACKOFF_SECONDS = 30.0
 
@@ -52,6 +57,8 @@ class Maintenance:
         max_attempts: int,
         resend_after_seconds: float,
         kept_adapter_ttl_seconds: float = KEPT_ADAPTER_TTL_SECONDS,
+        metrics: WorkerMetrics | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._kept_ttl_seconds = kept_adapter_ttl_seconds
         self._database = database
@@ -59,6 +66,8 @@ class Maintenance:
         self._send = send
         self._max_attempts = max_attempts
         self._resend_after_seconds = resend_after_seconds
+        self._metrics = metrics or WorkerMetrics()
+        self._tracer = tracer or Tracer()
 
     def publish(self, now: float) -> int:
         """Send what waits in the outbox; the number sent. Raises what `send` raises, after marking what
@@ -68,7 +77,7 @@ class Maintenance:
             # On PostgreSQL other publishers skip these rows; SQLite is not locked, messages may double.
             with self._database.snapshot() as session:
                 for message in outbox.pending(session):
-                    self._send(message.job_id)
+                    self._send_one(message)
                     sent.append(message.sequence)
         finally:
             if sent:
@@ -78,6 +87,11 @@ class Maintenance:
                     )
         return len(sent)
 
+    def _send_one(self, message: OutboxMessage) -> None:
+        names = {"autoclave.job.id": message.job_id}
+        with self._tracer.span("ring", kind="producer", parent=message.traceparent, attributes=names):
+            self._send(message.job_id)
+
     def reap(self, now: float) -> int:
         """End the leases of silent workers; how many."""
         with self._database.snapshot() as session:
@@ -85,9 +99,13 @@ class Maintenance:
                 return 0
         with self._database.transaction() as session:
             jobs = lease.expired(session, now=now)
+            # Before they are changed.
+            reasons = [reap_reason(job, max_attempts=self._max_attempts) for job in jobs]
             for job in jobs:
                 log.warning("lease expired", job_id=job.id, owner=job.lease_owner, attempt=job.attempt_count)
                 lease.reap(session, job, max_attempts=self._max_attempts, now=now)
+        for reason in reasons:
+            self._metrics.reaped(reason)
         return len(jobs)
 
     def ring_again(self, now: float) -> int:
@@ -97,6 +115,7 @@ class Maintenance:
         with self._database.snapshot() as session:
             if not lease.silent(session, rung_before=before, limit=1):
                 return 0
+        num_failed = 0
         with self._database.transaction() as session:
             job_ids = lease.silent(session, rung_before=before)
             for job_id in job_ids:
@@ -107,6 +126,9 @@ class Maintenance:
                 text = f"its worker disappeared {job.attempt_count} times"
                 stage = Stage(job.stage)
                 fail(session, job_id, stage, code="worker_lost", message=text, param=None, now=now)
+                num_failed += 1
+        for _ in range(num_failed):
+            self._metrics.reaped("attempts_exhausted")
         return len(job_ids)
 
     def tidy(self, now: float) -> None:
@@ -114,6 +136,7 @@ class Maintenance:
             outbox.forget_sent(session, before=now - SENT_KEPT_SECONDS)
             repeats.forget_expired(session, now=now)
             delivery.forget_ended(session, created_before=now - DELIVERIES_KEPT_SECONDS)
+            presence.forget(session, seen_before=now - WORKERS_KEPT_SECONDS)
             attempts.forget_logs(session, now=now)
         with self._database.transaction() as session:
             turns.ring_all_held(session, now=now)
@@ -190,8 +213,16 @@ class MaintenanceLoop:
 
 
 def maintenance_from_settings(
-    database: Database, storage: Storage, send: Callable[[str], None], settings: Settings
+    database: Database,
+    storage: Storage,
+    send: Callable[[str], None],
+    settings: Settings,
+    *,
+    metrics: WorkerMetrics | None = None,
+    tracer: Tracer | None = None,
 ) -> MaintenanceLoop:
+    """Raises StartError."""
+    metrics = metrics or WorkerMetrics()
     maintenance = Maintenance(
         database,
         storage,
@@ -199,9 +230,11 @@ def maintenance_from_settings(
         max_attempts=settings.max_attempts,
         resend_after_seconds=settings.resend_after_seconds,
         kept_adapter_ttl_seconds=settings.kept_adapter_ttl_seconds,
+        metrics=metrics,
+        tracer=tracer,
     )
     return MaintenanceLoop(
         maintenance,
         interval_seconds=settings.maintenance_interval_seconds,
-        beside=[webhook_loop_from_settings(database, settings)],
+        beside=[webhook_loop_from_settings(database, settings, metrics)],
     )

@@ -93,6 +93,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What stands for the train stage of a job that does not train."""
     gate_waived: WaiverOrder | None = None
     wandb: WandbOrder | None = None
+    attempt: int = 1
+    worker: str = ""
+    """With `job_id` and `request_id`, what every line of the child's log says."""
+    request_id: str | None = None
     micro_batch_divisor: int = 1
     """2 after a first attempt ran out of memory: less at a time, the same effective batch."""
 
@@ -131,6 +135,18 @@ def write_order(order: Order, path: Path) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(order)))
+
+
+def log_fields(order: Order) -> dict[str, str | int | None]:
+    """The same as the supervisor's `log_context`, and who writes."""
+    return {
+        "job_id": order.job_id,
+        "attempt": order.attempt,
+        "fencing_number": order.fencing_number,
+        "worker": order.worker,
+        "request_id": order.request_id,
+        "process": "child",
+    }
 
 
 def read_order(path: Path) -> Order:

@@ -59,6 +59,9 @@ def order_from_job(
         starts_from=msgspec.convert(job.starts_from, KeptOrder | None),
         gate_waived=msgspec.convert(job.gate_waived, WaiverOrder | None),
         wandb=_wandb(job, wandb_mode, wandb_folder or scratch),
+        attempt=claim.attempt,
+        worker=claim.owner,
+        request_id=claim.request_id,
     )
 
 

@@ -33,6 +33,22 @@ def _runs_in_group(entry: Path, group: int) -> bool:
     return int(process_group) == group and state not in "ZX"
 
 
+def group_resident_bytes(group: int) -> int | None:
+    """Memory that the processes of a group hold, shared pages counted once for each; None where the system
+    does not say."""
+    if not _PROC.is_dir():
+        return None
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    total = 0
+    for entry in _PROC.iterdir():
+        try:
+            if entry.name.isdigit() and _runs_in_group(entry, group):
+                total += int((entry / "statm").read_text().split()[1]) * page_bytes
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended meanwhile
+    return total
+
+
 def signal_group(group: int, number: signal.Signals) -> None:
     """Nobody left to receive it is no error."""
     try:

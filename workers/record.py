@@ -82,6 +82,8 @@ class JobRecord:
         self._kept_checkpoints = kept_checkpoints
         self._storage = storage
         self._later_seconds: dict[str, float | None] = {}
+        self.concluded_as: Ending | None = None
+        """What `conclude` wrote: a cancel that came in time wins."""
 
     def heartbeat(self, progress: ProgressMade | None = None) -> StopRequest | None:
         """Extend the lease; what the job's owner asked for."""
@@ -91,7 +93,9 @@ class JobRecord:
             if progress is not None:
                 figures = {field: getattr(progress, field) for field in progress.__struct_fields__}
                 estimate = self._estimated_finish_at(session, progress.seconds_remaining, now=now)
-                lease.write(session, self._claim, progress=figures, estimated_finish_at=estimate)
+                lease.write(
+                    session, self._claim, progress=figures, progress_at=now, estimated_finish_at=estimate
+                )
         return asked
 
     def _estimated_finish_at(
@@ -181,6 +185,7 @@ class JobRecord:
             stage = Stage(job.stage)
             if job.cancel_requested_at is not None:
                 ending = Cancelled()
+            self.concluded_as = ending
             attempts.end(
                 session,
                 claim.job_id,

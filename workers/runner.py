@@ -15,10 +15,11 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from autoclave.errors import AutoclaveError, CancelledError, JudgeError, NonFiniteLossError
+from service import log
 from service.storage import storage_from_url
 from workers.attempt import Attempt, StageError
 from workers.messages import Failed
-from workers.order import OUT_OF_MEMORY_EXIT, read_order
+from workers.order import OUT_OF_MEMORY_EXIT, log_fields, read_order
 from workers.pipeline import run_pipeline
 from workers.reporter import Reporter
 from workers.tracking import Tracking
@@ -48,9 +49,9 @@ def verdict_of(error: AutoclaveError) -> Failed:
 
 
 def main(order_path: Path, descriptor: int) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    transformers_logging.disable_progress_bar()
     order = read_order(order_path)
+    log.configure(json=True, fields=log_fields(order))
+    transformers_logging.disable_progress_bar()
     reporter = Reporter(descriptor, order.stop_flag)
     began_at = time.monotonic()
     with Tracking(order, lambda text: reporter.note(text, level="warn")) as tracking:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -29,12 +30,18 @@ from service.models import Job
 from service.quotas.limits import default_quota
 from service.settings import Settings
 from service.storage import Storage
+from service.tracing import Tracer
 from workers.child import WANDB_NAMES, ChildProcess
+from workers.child_log import ChildLog, log_tail
 from workers.endings import Ending, Finished, OutOfMemory
+from workers.measured import MeasuredRecord
 from workers.messages import Noted, Published
+from workers.metrics import LEASE_LOST, WorkerMetrics
 from workers.order import Order, write_order
 from workers.order_from_job import order_from_job
-from workers.record import JobRecord, ring_again
+from workers.presence import Presence
+from workers.record import ring_again
+from workers.result_page import result_page
 from workers.sweep import sweep_job
 from workers.watch import DATABASE_OUTAGE, Limits, Watch
 
@@ -46,6 +53,18 @@ ChildCommand = Callable[[Path, int], list[str]]
 
 def runner_command(order: Path, descriptor: int) -> list[str]:
     return [sys.executable, "-m", "workers.runner", str(order), str(descriptor)]
+
+
+def log_context(claim: Claim) -> dict[str, str | int]:
+    """What every line about an attempt says, of the worker and of its child."""
+    context: dict[str, str | int] = {
+        "job_id": claim.job_id,
+        "attempt": claim.attempt,
+        "fencing_number": claim.fencing_number,
+        "worker": claim.owner,
+    }
+    # Of the request that created the job: its line in the API's log has the same.
+    return context if claim.request_id is None else {**context, "request_id": claim.request_id}
 
 
 def limits_from_settings(settings: Settings) -> Limits:
@@ -65,6 +84,9 @@ class Supervisor:
         work_dir: Path,
         shutdown: threading.Event,
         child_command: ChildCommand = runner_command,
+        metrics: WorkerMetrics | None = None,
+        tracer: Tracer | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self._database = database
         self._storage = storage
@@ -74,10 +96,13 @@ class Supervisor:
         self._work_dir = work_dir
         self._shutdown = shutdown
         self._child_command = child_command
+        self._metrics = metrics or WorkerMetrics()
+        self._tracer = tracer or Tracer()
+        self._presence = presence
 
-    def run(self, job_id: str) -> None:
+    def run(self, job_id: str, traceparent: str | None = None) -> None:
         """Work on the job until it ended or is back in the queue. A job that somebody else has, or that
-        is over, is left alone: doorbells ring more than once."""
+        is over, is left alone: doorbells ring more than once. `traceparent` came with the message."""
         if self._shutdown.is_set():
             ring_again(self._database, job_id)
             return
@@ -85,18 +110,31 @@ class Supervisor:
         if claim is None:
             log.info("nothing to claim", job_id=job_id)
             return
-        bound = log.bind(job_id=job_id, attempt=claim.attempt, fencing_number=claim.fencing_number)
-        bound.info("claimed", stage=claim.stage.value)
+        names: dict[str, str | int] = {"autoclave.job.id": job_id, "autoclave.job.attempt": claim.attempt}
+        with ExitStack() as stack:
+            stack.enter_context(structlog.contextvars.bound_contextvars(**log_context(claim)))
+            parent = traceparent or claim.traceparent
+            stack.enter_context(
+                self._tracer.span("run job", kind="consumer", parent=parent, attributes=names)
+            )
+            if self._presence is not None:
+                stack.enter_context(self._presence.working_on(job_id))
+            self._run_claimed(claim)
+
+    def _run_claimed(self, claim: Claim) -> None:
+        job_id = claim.job_id
+        log.info("claimed", stage=claim.stage.value)
         scratch = self._work_dir / f"{job_id}-{claim.fencing_number}"
         scratch.mkdir(parents=True, mode=0o700)
         try:
             over = self._work(claim, scratch)
         except LeaseLostError as error:
-            bound.warning("lease lost, nothing written", error=str(error))
+            self._metrics.attempt_ended(LEASE_LOST)
+            log.warning("lease lost, nothing written", error=str(error))
             return
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        bound.info("job over" if over else "job handed back")
+        log.info("job over" if over else "job handed back")
         if over:
             ttl_seconds = self._settings.kept_adapter_ttl_seconds
             sweep_job(self._database, self._storage, job_id, kept_ttl_seconds=ttl_seconds, now=time.time())
@@ -116,9 +154,13 @@ class Supervisor:
     def _work(self, claim: Claim, scratch: Path) -> bool:
         """True if the job is over, False if it is queued again or paused."""
         order = self._order(claim, scratch)
-        record = JobRecord(
+        record = MeasuredRecord(
             self._database,
             claim,
+            stage=claim.stage,
+            trains=order.starts_from is None,
+            metrics=self._metrics,
+            tracer=self._tracer,
             model_id=order.model_id,
             lease_ttl_seconds=self._limits.lease_ttl_seconds,
             max_attempts=self._limits.max_attempts,
@@ -126,15 +168,16 @@ class Supervisor:
             kept_checkpoints=self._settings.kept_checkpoints,
             storage=self._storage,
         )
-        ending, log_tail = self._watch_child(order, record)
+        ending, tail = self._watch_child(order, record)
         if isinstance(ending, OutOfMemory):
+            record.end_child("out_of_memory")
             record.apply(Noted(text="Out of memory: trying again with half the tokens at once", level="warn"))
             # Read anew: the first child may have finished stages.
             order = msgspec.structs.replace(
                 self._order(claim, scratch), model_id=order.model_id, micro_batch_divisor=2
             )
-            ending, log_tail = self._watch_child(order, record)
-        return self._conclude(record, claim.job_id, ending, log_tail)
+            ending, tail = self._watch_child(order, record)
+        return self._conclude(record, claim.job_id, ending, tail)
 
     def _order(self, claim: Claim, scratch: Path) -> Order:
         with self._database.snapshot() as session:
@@ -156,33 +199,49 @@ class Supervisor:
         offline = self._settings.wandb_mode_of_jobs == "offline"
         return Path(self._settings.work_dir) / "wandb" if offline else scratch
 
-    def _watch_child(self, order: Order, record: JobRecord) -> tuple[Ending, str]:
+    def _watch_child(self, order: Order, record: MeasuredRecord) -> tuple[Ending, str]:
         scratch = Path(order.scratch)
         order_path = scratch / "order.json"
         write_order(order, order_path)
         order.stop_flag.unlink(missing_ok=True)
+        record.begin_child()
+        child_log = ChildLog(scratch / "child.log")
         with ChildProcess(
             lambda descriptor: self._child_command(order_path, descriptor),
             log_path=scratch / "child.log",
             also_passed=WANDB_NAMES if order.wandb is not None else frozenset(),
         ) as child:
-            log.info("child started", job_id=order.job_id, pid=child.pid)
-            watch = Watch(child, record, self._limits, stop_flag=order.stop_flag, shutdown=self._shutdown)
-            ending = watch.run()
-            log.info("child ended", job_id=order.job_id, pid=child.pid, ending=type(ending).__name__)
-            return ending, child.log_tail()
+            log.info("child started", pid=child.pid)
+            if self._presence is not None:
+                self._presence.child_started(child.pid)
+            watch = Watch(
+                child,
+                record,
+                self._limits,
+                stop_flag=order.stop_flag,
+                shutdown=self._shutdown,
+                on_heartbeat=child_log.pass_on,
+            )
+            try:
+                ending = watch.run()
+            finally:
+                child_log.pass_on()
+            log.info("child ended", pid=child.pid, ending=type(ending).__name__)
+            return ending, log_tail(child.log_path)
 
-    def _write_ending(self, record: JobRecord, job_id: str, ending: Ending, log_tail: str) -> bool:
+    def _write_ending(self, record: MeasuredRecord, job_id: str, ending: Ending, log_tail: str) -> bool:
         files: list[ResultFile] = []  # swept up later, should the job end in another way
         if isinstance(ending, Finished) and isinstance(ending.verdict, Published):
             report = ending.verdict.safety_report
             with self._database.snapshot() as session:
                 points = read_points(session, job_id)
-                loss = validation_loss(session.get_one(Job, job_id), report)
-            files = store_results(self._storage, points=points, report=report, valid_loss=loss)
+                job = session.get_one(Job, job_id)
+                loss = validation_loss(job, report)
+                page = result_page(session, job, ending.verdict)
+            files = store_results(self._storage, points=points, report=report, valid_loss=loss, page=page)
         return record.conclude(ending, log_tail=log_tail, result_files=files)
 
-    def _conclude(self, record: JobRecord, job_id: str, ending: Ending, log_tail: str) -> bool:
+    def _conclude(self, record: MeasuredRecord, job_id: str, ending: Ending, log_tail: str) -> bool:
         """Write the ending, trying again for as long as the lease may last."""
         give_up_at = time.monotonic() + self._limits.lease_ttl_seconds
         while True:

@@ -59,6 +59,7 @@ class Watch:
         *,
         stop_flag: Path,
         shutdown: threading.Event,
+        on_heartbeat: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._child = child
@@ -66,6 +67,7 @@ class Watch:
         self._limits = limits
         self._stop_flag = stop_flag
         self._shutdown = shutdown
+        self._on_heartbeat = on_heartbeat
         self._clock = clock
         now = clock()
         self._renewed_at = now
@@ -133,6 +135,7 @@ class Watch:
                 self._renewed_at = now
             progress_due = self._progress is not None and now - self._progress_at >= PROGRESS_SECONDS
             if now >= self._next_heartbeat_at or progress_due:
+                self._on_heartbeat()
                 match self._record.heartbeat(self._progress):
                     case StopRequest.CANCEL:
                         self._stop(StopReason.CANCEL, flag_seconds=self._limits.cancel_grace_seconds)

@@ -31,6 +31,7 @@ from service.webhooks.egress import (
     resolve_by_system,
 )
 from service.webhooks.messages import body_of, headers_of
+from workers.metrics import WorkerMetrics
 from workers.pinned_http import PostError, post, tls_context
 
 log = structlog.get_logger(__name__)
@@ -106,10 +107,18 @@ class WebhookLoop:
     """A context manager: sends what is due while its block runs. A failure is logged when it begins and when
     it is over; it never ends the loop."""
 
-    def __init__(self, database: Database, sender: WebhookSender, *, interval_seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        sender: WebhookSender,
+        *,
+        interval_seconds: float,
+        metrics: WorkerMetrics | None = None,
+    ) -> None:
         self._database = database
         self._sender = sender
         self._interval_seconds = interval_seconds
+        self._metrics = metrics or WorkerMetrics()
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="webhooks", daemon=True)
@@ -163,6 +172,7 @@ class WebhookLoop:
     def _deliver(self, claim: Claim) -> None:
         try:
             outcome = self._sender.attempt(claim)
+            self._metrics.webhook_attempted(status=outcome.status, error=outcome.error)
             with self._database.transaction() as session:
                 delivery.record_outcome(session, claim, outcome, now=time.time())
             if not outcome.succeeded:
@@ -200,7 +210,9 @@ class WebhookLoop:
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def webhook_loop_from_settings(database: Database, settings: Settings) -> WebhookLoop:
+def webhook_loop_from_settings(
+    database: Database, settings: Settings, metrics: WorkerMetrics | None = None
+) -> WebhookLoop:
     """Raises StartError for a file of authorities that cannot be read."""
     policy = EgressPolicy.of(ports=settings.webhook_ports, private=settings.webhook_allow_private)
     ca_file = settings.webhook_ca_file
@@ -209,4 +221,6 @@ def webhook_loop_from_settings(database: Database, settings: Settings) -> Webhoo
     except OSError as error:
         raise StartError(f"WEBHOOK_CA_FILE: {ca_file} cannot be used: {error}") from error
     sender = WebhookSender(policy, timeout_seconds=settings.webhook_timeout_seconds, tls=tls)
-    return WebhookLoop(database, sender, interval_seconds=settings.maintenance_interval_seconds)
+    return WebhookLoop(
+        database, sender, interval_seconds=settings.maintenance_interval_seconds, metrics=metrics
+    )

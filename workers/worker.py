@@ -25,9 +25,17 @@ from celery import Celery, signals
 from kombu.exceptions import OperationalError as BrokerError
 
 from service import log as logging_setup
+from service.metrics.disk import DiskCollector, storage_folder
+from service.metrics.listener import MetricsListener
+from service.outbox import QUEUE_NAME
+from service.settings import Settings
 from service.startup import StartError, open_database, open_storage, settings_from_environment
-from workers.celery_app import QUEUE_NAME, answer, make_celery, ring
+from service.tracing import tracer_to
+from workers.celery_app import answer, make_celery, ring
+from workers.device import own_device
 from workers.maintenance import maintenance_from_settings
+from workers.metrics import WorkerMetrics
+from workers.presence import Presence
 from workers.scratch import own_folder
 from workers.signing import SigningKey, SigningKeyError
 from workers.supervisor import ChildCommand, Supervisor, runner_command
@@ -68,7 +76,20 @@ def run_worker(*, maintain: bool, child_command: ChildCommand = runner_command) 
         stack.callback(shutil.rmtree, work_dir, ignore_errors=True)
 
         shutdown = threading.Event()
-        owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        host = socket.gethostname()
+        owner = f"{host}:{os.getpid()}:{secrets.token_hex(4)}"
+        metrics = served_metrics(settings, work_dir, stack)
+        tracer = tracer_to(settings.otel_exporter_otlp_endpoint, service="autoclave-worker")
+        stack.callback(tracer.close)
+        presence = Presence(
+            database,
+            own_device(),
+            worker_id=owner,
+            host=host,
+            pid=os.getpid(),
+            interval_seconds=settings.heartbeat_seconds,
+            shutdown=shutdown,
+        )
         supervisor = Supervisor(
             database,
             storage,
@@ -77,15 +98,31 @@ def run_worker(*, maintain: bool, child_command: ChildCommand = runner_command) 
             work_dir=work_dir,
             shutdown=shutdown,
             child_command=child_command,
+            metrics=metrics,
+            tracer=tracer,
+            presence=presence,
         )
         answer(app, supervisor.run)
-        loop = maintenance_from_settings(database, storage, lambda job_id: ring(app, job_id), settings)
-        with loop if maintain else nullcontext():
-            return serve(app, shutdown)
+        loop = maintenance_from_settings(
+            database, storage, lambda job_id: ring(app, job_id), settings, metrics=metrics, tracer=tracer
+        )
+        with presence, loop if maintain else nullcontext():
+            return serve(app, shutdown, events=settings.worker_events)
 
 
-def serve(app: Celery, shutdown: threading.Event) -> int:
-    """Answer messages until a signal says stop; the exit status."""
+def served_metrics(settings: Settings, work_dir: Path, stack: ExitStack) -> WorkerMetrics:
+    """Listened for, if the settings say so, until `stack` ends. Raises StartError."""
+    metrics = WorkerMetrics()
+    metrics.registry.register(DiskCollector({"storage": storage_folder(settings), "work": work_dir}))
+    if settings.metrics_port:
+        stack.enter_context(
+            MetricsListener(metrics.registry, host=settings.metrics_host, port=settings.metrics_port)
+        )
+    return metrics
+
+
+def serve(app: Celery, shutdown: threading.Event, *, events: bool = False) -> int:
+    """Answer messages until a signal says stop; the exit status. `events`: tell listeners such as Flower."""
 
     # Celery keeps weak references to receivers: the names keep them alive until we return.
     def on_shutting_down(**_: Any) -> None:
@@ -111,7 +148,8 @@ def serve(app: Celery, shutdown: threading.Event) -> int:
         hostname=f"autoclave-{os.getpid()}@{socket.gethostname()}",
         without_gossip=True,
         without_mingle=True,
-        without_heartbeat=True,
+        without_heartbeat=not events,
+        task_events=events,
         quiet=True,
     )
     worker.start()

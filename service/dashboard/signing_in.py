@@ -74,7 +74,6 @@ def sign_in(
 def sign_out(
     request: Request,
     database: DatabaseDep,
-    csrf: Annotated[str, Form()] = "",  # noqa: ARG001 - the route looked at it
 ) -> Response:
     token = request.cookies.get(COOKIE)
     if token:

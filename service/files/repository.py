@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
@@ -75,6 +76,12 @@ def list_files(
         query = query.where(File.purpose == purpose)
     query = after_row(query, File.created_at, File.id, after=after, ascending=ascending)
     return cut(list(session.scalars(query.limit(limit + 1))), limit)
+
+
+def names_of(session: Session, file_ids: Sequence[str]) -> dict[str, str]:
+    """File names by id, also of deleted files: for showing them beside a project's own jobs."""
+    query = select(File.id, File.filename).where(File.id.in_(set(file_ids)))
+    return {row[0]: row[1] for row in session.execute(query)}
 
 
 def live_job_using(session: Session, file_id: str) -> str | None:

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
@@ -27,6 +28,9 @@ from service.jobs.states import FIRST, Stage, Status
 from service.jobs.training import with_training
 from service.jobs.transitions import move
 from service.models import File, Job
+from service.tracing import current_traceparent
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 MAX_SEED = 2**31 - 1
 
@@ -92,6 +96,8 @@ def create_job(
 
 def add_job(session: Session, job: Job, *, now: float) -> str:
     """Write a new job, in the first state, and put it into the queue; its id."""
+    job.request_id = structlog.contextvars.get_contextvars().get("request_id")
+    job.traceparent = current_traceparent()
     session.add(job)
     session.flush()
     add_event(session, job.id, f"Created fine-tuning job: {job.id}", now=now)
@@ -103,6 +109,7 @@ def add_job(session: Session, job: Job, *, now: float) -> str:
         now=now,
     )
     outbox.enqueue(session, job.id, now=now)
+    log.info("job_created", job_id=job.id)  # joins the request's id to the job's
     return job.id
 
 

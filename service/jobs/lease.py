@@ -38,6 +38,10 @@ class Claim:
     fencing_number: int
     stage: Stage
     attempt: int
+    request_id: str | None = None
+    """Of the request that created the job."""
+    traceparent: str | None = None
+    """Where the job's trace begins."""
 
 
 def claim(
@@ -66,22 +70,24 @@ def claim(
             status=Status.RUNNING.value,
             lease_owner=owner,
             lease_expires_at=now + ttl_seconds,
+            heartbeat_at=now,
             fencing_number=Job.fencing_number + 1,
             attempt_count=Job.attempt_count + 1,
             progress=None,
+            progress_at=None,
             stage_began_at=now,
             held_since=None,
         )
-        .returning(Job.fencing_number, Job.stage, Job.attempt_count)
+        .returning(Job.fencing_number, Job.stage, Job.attempt_count, Job.request_id, Job.traceparent)
     ).first()
     if row is None:
         return None
-    fencing_number, stage, attempt = row
+    fencing_number, stage, attempt, request_id, traceparent = row
     session.execute(update(Job).where(Job.id == job_id, Job.started_at.is_(None)).values(started_at=now))
     attempts.begin(session, job_id, fencing_number, worker=owner, stage=Stage(stage), now=now)
     text = "Fine-tuning job started" if attempt == 1 else f"Fine-tuning job resumed at stage {stage}"
     add_event(session, job_id, text, now=now, data={"attempt": attempt, "stage": stage})
-    return Claim(job_id, owner, fencing_number, Stage(stage), attempt)
+    return Claim(job_id, owner, fencing_number, Stage(stage), attempt, request_id, traceparent)
 
 
 def write(session: Session, claim: Claim, **values: Any) -> None:
@@ -102,7 +108,7 @@ def write(session: Session, claim: Claim, **values: Any) -> None:
 
 def heartbeat(session: Session, claim: Claim, *, ttl_seconds: float, now: float) -> StopRequest | None:
     """Extend the lease; what the job's owner asked for meanwhile. Raises LeaseLostError."""
-    write(session, claim, lease_expires_at=now + ttl_seconds)
+    write(session, claim, lease_expires_at=now + ttl_seconds, heartbeat_at=now)
     query = select(Job.cancel_requested_at, Job.pause_requested_at).where(Job.id == claim.job_id)
     cancel, pause = session.execute(query).one()
     if cancel is not None:

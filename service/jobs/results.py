@@ -1,4 +1,4 @@
-"""The files that a job leaves for its owner: the training curve as CSV and the safety report as JSON.
+"""The files that a job leaves for its owner: the training curve as CSV, the safety report as JSON and HTML.
 
 The bytes are stored before the transaction that ends the job, the rows are written in it: a row always
 has its bytes, and bytes without a row are swept up (`workers.sweep`).
@@ -34,6 +34,7 @@ CURVE_COLUMNS = {
 }
 """Of `step_metrics.csv`, and what of a point each holds."""
 REPORT_FILENAME = "safety_report.json"
+PAGE_FILENAME = "safety_report.html"
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,19 @@ def results_csv(points: Sequence[Point], *, valid_loss: float | None) -> bytes:
 
 
 def store_results(
-    storage: Storage, *, points: Sequence[Point], report: dict[str, Any], valid_loss: float | None
+    storage: Storage,
+    *,
+    points: Sequence[Point],
+    report: dict[str, Any],
+    valid_loss: float | None,
+    page: str | None = None,
 ) -> list[ResultFile]:
-    """No curve where no step was measured."""
+    """No curve where no step was measured, no page where none is given."""
     contents = {REPORT_FILENAME: json.dumps(report, indent=2, ensure_ascii=False).encode() + b"\n"}
     if points:
         contents = {CURVE_FILENAME: results_csv(points, valid_loss=valid_loss), **contents}
+    if page is not None:
+        contents[PAGE_FILENAME] = page.encode()
     files: list[ResultFile] = []
     for filename, content in contents.items():
         file = ResultFile(ids.file_id(), filename, len(content), hashlib.sha256(content).hexdigest())

@@ -15,6 +15,7 @@ from service.jobs.events import Level, add_event
 from service.jobs.states import TERMINAL, TRANSITIONS, Stage, State, Status
 from service.models import Job
 from service.quotas import accounts, turns
+from service.safety import figures
 from service.webhooks.announcements import announce
 
 
@@ -87,6 +88,7 @@ def move(
             raise LeaseLostError(f"{job_id}: fencing number {fencing_number} is no longer current")
         raise IllegalTransitionError(f"{job_id} cannot become {status.value} at {stage.value} now")
     add_event(session, job_id, message, now=now, level=level, data=data)
+    figures.record(session, job_id, changes.get("safety_report"), now=now)
     if status in TERMINAL:
         event = f"fine_tuning.job.{status.value}"
         announce(session, project_id=moved.project_id, job_id=job_id, type=event, now=now)

@@ -11,9 +11,11 @@ from service.models.base import Table
 from service.models.catalog import AlignedBase
 from service.models.files import File, FirstAnswer, Upload, UploadPart
 from service.models.jobs import Job, JobCheckpoint, JobEvent, JobMetrics, OutboxMessage
+from service.models.safety import SafetyFigures
 from service.models.sessions import OperatorKey, WebSession
 from service.models.tenants import AdminKey, ApiKey, GpuUsage, Organization, Project, ProjectQuota
 from service.models.webhooks import Webhook, WebhookDelivery
+from service.models.workers import Worker
 
 __all__ = [
     "Adapter",
@@ -36,6 +38,7 @@ __all__ = [
     "OutboxMessage",
     "Project",
     "ProjectQuota",
+    "SafetyFigures",
     "ServerSecret",
     "Table",
     "Upload",
@@ -43,4 +46,5 @@ __all__ = [
     "WebSession",
     "Webhook",
     "WebhookDelivery",
+    "Worker",
 ]

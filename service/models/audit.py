@@ -18,6 +18,9 @@ class AuditEntry(Table):
     __table_args__ = (
         Index("ix_audit_entries_listing", "organization_id", "sequence"),
         Index("ix_audit_entries_object", "object_id", "sequence"),
+        Index("ix_audit_entries_project", "project_id", "sequence"),
+        Index("ix_audit_entries_action", "action", "sequence"),
+        Index("ix_audit_entries_actor", "actor", "sequence"),
     )
 
     sequence: Mapped[int] = mapped_column(

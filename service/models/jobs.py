@@ -21,6 +21,11 @@ class Job(Table):
         Index("ix_jobs_history", "base_id", "status", "finished_at"),
         Index("ix_jobs_held", "project_id", "held_since"),
         Index("ix_jobs_from_checkpoint", "from_checkpoint"),
+        Index("ix_jobs_counts", "status", "stage"),
+        # For operators: over all projects.
+        Index("ix_jobs_all", "created_at", "id"),
+        Index("ix_jobs_all_by_status", "status", "created_at", "id"),
+        Index("ix_jobs_all_by_base", "base_id", "created_at", "id"),
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -54,6 +59,10 @@ class Job(Table):
     model_id: Mapped[str | None] = mapped_column(String(512))
     """Name of the adapter, should it be released. Null for jobs older than this column."""
     created_at: Mapped[float]
+    request_id: Mapped[str | None] = mapped_column(String(64))
+    """Of the request that created it, as in the API's log."""
+    traceparent: Mapped[str | None] = mapped_column(String(64))
+    """W3C trace context of that request, where it was traced."""
 
     status: Mapped[str] = mapped_column(String(16))
     stage: Mapped[str] = mapped_column(String(16))
@@ -70,6 +79,8 @@ class Job(Table):
 
     lease_owner: Mapped[str | None] = mapped_column(String(255))
     lease_expires_at: Mapped[float | None]
+    heartbeat_at: Mapped[float | None]
+    """When the worker that holds or held it last said so."""
     fencing_number: Mapped[int] = mapped_column(BigInteger, default=0)
     attempt_count: Mapped[int] = mapped_column(Integer, default=0)
     rung_at: Mapped[float | None]
@@ -78,6 +89,8 @@ class Job(Table):
     """Its `queued_at`, while it waits for another job of its project to end (`service.quotas.turns`)."""
 
     progress: Mapped[dict[str, Any] | None]
+    progress_at: Mapped[float | None]
+    """When a step was last made; with `stage_began_at` it says how long nothing has moved."""
     stage_began_at: Mapped[float | None]
     stage_seconds: Mapped[dict[str, Any] | None]
     """How long each finished stage took; what later jobs on the same base are estimated from."""
@@ -155,3 +168,5 @@ class OutboxMessage(Table):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[float]
     sent_at: Mapped[float | None] = mapped_column(index=True)
+    traceparent: Mapped[str | None] = mapped_column(String(64))
+    """W3C trace context of what made it necessary."""

@@ -17,8 +17,11 @@ router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class
 
 @router.get(
     "/{job_id}/report",
-    response_class=HTMLResponse,
-    responses={304: {"description": "The page is the one that If-None-Match names."}},
+    response_class=Response,
+    responses={
+        200: {"content": {"text/html": {"schema": {"type": "string"}}}},
+        304: {"description": "The page is the one that If-None-Match names."},
+    },
 )
 def report_page(
     request: Request, job_id: str, database: DatabaseDep, caller: CallerDep, download: bool = False

@@ -181,7 +181,7 @@ def _gate(shown: Frontier, across: _Across) -> list[Markup]:
             1,
             top - 6,
             font_size=svg.SMALL,
-            fill=svg.GOOD,
+            **svg.halo(svg.GOOD),
         ),
     ]
     if gated:
@@ -224,8 +224,8 @@ def _label(word: str, x: float, y: float, *, colour: str = svg.INK) -> Markup:
         x=shift if 2 < x < 98 else shift / 2,
         y=0,
         text_anchor=anchor,
-        fill=colour,
         font_weight="600",
+        **svg.halo(colour),
     )
     return svg.element("svg", label, x=svg.percent(x), y=above, width=1, height=1, overflow="visible")
 

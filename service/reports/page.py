@@ -71,8 +71,9 @@ class Page:
     num_tried: int
     num_evaluations: int | None
     pruned: Pruned
+    layers: Sequence[sparsity.Layer]
     trained: Sequence[Section]
-    judge: str
+    judge: str | None
     judge_about: str
     judged: Sequence[State]
     lineage: Sequence[Line]
@@ -106,12 +107,13 @@ def page_of(report: Mapping[str, Any], facts: JobFacts) -> Page:
         rates=measured.RATES,
         states=states,
         controls=controls,
-        categories=_categories(states),
+        categories=_categories([*states, *controls]),
         held_out=report.get("measured_on") != "selection",
         tried=_shown(tried),
         num_tried=len(tried),
         num_evaluations=whole(report.get("num_evaluations")),
         pruned=pruned_of(report, facts),
+        layers=measured.layers_of(report),
         trained=[
             Section("Model", trained.base_lines(report, facts)),
             Section("Data", trained.data_lines(report, facts)),
@@ -119,7 +121,7 @@ def page_of(report: Mapping[str, Any], facts: JobFacts) -> Page:
             Section("Course", trained.course_lines(report, facts)),
             Section("Dates", trained.date_lines(facts)),
         ],
-        judge=judge or "not recorded",
+        judge=judge,
         judge_about=_JUDGES.get(judge or "", "a judge of a kind that this page does not know"),
         judged=[state for state in (*states, *controls) if state.num_prompts is not None],
         lineage=trained.lineage_lines(report, facts),

@@ -50,15 +50,19 @@ def render_report(session: Session, job: Job) -> str:
     return render_page(job.safety_report, facts_of(session, job))
 
 
-def render_released(session: Session, job: Job, report: Mapping[str, Any]) -> str:
-    """As `render_report` will be once the job, whose adapter is about to be released with this report, has
-    ended; the package does not exist yet for its hash to be shown."""
+def render_released(
+    session: Session, job: Job, report: Mapping[str, Any], *, package_sha256: str, signed: bool
+) -> str:
+    """As `render_report` will be once the job has ended, whose adapter is about to be released with this
+    report."""
     facts = replace(
         facts_of(session, job),
         status="succeeded",
         finished_at=time.time(),
         released=True,
         model_id=reading.text(report.get("model_id")) or job.model_id,
+        package_sha256=package_sha256,
+        signed=signed,
     )
     return render_page(report, facts)
 

@@ -51,6 +51,7 @@ def sparsity(
             )
         )
     slot = 100 / len(layers)
+    values: list[Markup] = []
     every = -(-len(layers) // _MOST_LABELS)
     for index, layer in enumerate(layers):
         middle, top = slot * (index + 0.5), y(layer.fraction)
@@ -67,7 +68,10 @@ def sparsity(
         if index % every == 0:
             plot.append(_centred(layer.label, middle, _HEIGHT + 17, svg.MUTED))
         if len(layers) <= _MOST_VALUES:
-            plot.append(_centred(words.share(layer.fraction), middle, top - 6, svg.INK))
+            label = words.share(layer.fraction)
+            values.append(
+                svg.text(label, middle, top - 6, text_anchor="middle", font_size=svg.SMALL, **svg.halo())
+            )
     if overall is not None:
         plot.append(svg.across(y(overall), 0, 100, stroke=svg.INK, stroke_dasharray="4 3"))
     return svg.drawing(
@@ -76,7 +80,7 @@ def sparsity(
         _description(layers, overall),
         _TOP + _HEIGHT + _AXIS,
         svg.text("pruned, %", 0, 14, font_size=svg.SMALL, fill=svg.MUTED),
-        svg.panel(*plot, left=_LEFT, width=_WIDTH, top=_TOP, height=_HEIGHT),
+        svg.panel(*plot, *values, left=_LEFT, width=_WIDTH, top=_TOP, height=_HEIGHT),
         _centred("decoder layer", _LEFT + _WIDTH / 2, _TOP + _HEIGHT + 36, svg.MUTED),
     )
 

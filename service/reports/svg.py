@@ -73,6 +73,17 @@ def text(words: str, x: float, y: float, **attributes: Attribute) -> Markup:
     return element("text", words, x=percent(x), y=y, **attributes)
 
 
+def halo(fill: str = INK) -> dict[str, Attribute]:
+    """Attributes of words that lie on lines: the surface around each letter, so that they can be read."""
+    return {
+        "fill": fill,
+        "stroke": SURFACE,
+        "stroke_width": 4,
+        "stroke_linejoin": "round",
+        "paint_order": "stroke",
+    }
+
+
 def across(y: float, start: float, stop: float, **attributes: Attribute) -> Markup:
     return element("line", x1=percent(start), x2=percent(stop), y1=y, y2=y, **attributes)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from service.reports.facts import FileFacts, JobFacts
 from service.reports.reading import entries, mapping, moment, number, text, whole
-from service.reports.words import count, duration, listed, loss, plain, share, size, when
+from service.reports.words import bound, count, duration, listed, loss, plain, size, when
 
 _SCHEDULES = {
     "constant": "stayed there",
@@ -37,7 +37,8 @@ def base_lines(report: Mapping[str, Any], facts: JobFacts) -> list[Line]:
     base = mapping(report.get("base"))
     revision, method = text(base.get("revision")), text(base.get("alignment_method"))
     known = _ALIGNMENTS.get(method or "")
-    aligned = "not recorded" if method is None else f"{known} ({method})" if known else method
+    aligned = f"{known} ({method})" if known else method
+    registered = "not recorded" if aligned is None else f"{aligned}, as its operator registered it"
     return [
         Line(
             "Base model",
@@ -45,7 +46,7 @@ def base_lines(report: Mapping[str, Any], facts: JobFacts) -> list[Line]:
             name=text(base.get("id")) or facts.base_id,
         ),
         Line("SHA-256 of the base", code=text(base.get("sha256")) or facts.base_sha256),
-        Line("How the base was aligned", f"{aligned}, as its operator registered it"),
+        Line("How the base was aligned", registered),
     ]
 
 
@@ -81,8 +82,9 @@ def _counted(facts: JobFacts) -> str:
     if num_tokens is not None:
         said += f", {count(num_tokens)} tokens"
     cut, dropped = whole(prepared.get("num_truncated")), whole(prepared.get("num_dropped"))
-    said += f"; {count(cut)} were cut because they were too long" if cut else "; none had to be cut"
-    return said + (f", {count(dropped)} were left out" if dropped else ", none was left out")
+    if not cut and not dropped:
+        return f"{said}; none had to be cut or left out"
+    return f"{said}; {count(cut)} cut because they were too long, {count(dropped)} left out"
 
 
 def setting_lines(facts: JobFacts) -> list[Line]:
@@ -130,7 +132,7 @@ def _learning_rate(train: Mapping[str, Any]) -> str:
     warmup = number(train.get("warmup_ratio"))
     said = f"{_figure(train, 'learning_rate')}"
     if warmup:
-        said += f", reached over the first {share(warmup)} of the steps"
+        said += f", reached over the first {bound(100 * warmup)} of the steps"
     course = _SCHEDULES.get(str(train.get("schedule")))
     said += f", then it {course}" if course else ""
     said += f"; gradients of a norm above {_figure(train, 'max_grad_norm')} were shortened"
@@ -163,11 +165,17 @@ def course_lines(report: Mapping[str, Any], facts: JobFacts) -> list[Line]:
     said = f"{count(steps)} steps" + (
         f" of {count(planned)} planned, stopped early" if early and planned else ""
     )
+    tokens, seconds = whole(trained.get("trained_tokens")), number(trained.get("seconds"))
     first, final = number(trained.get("first_loss")), number(trained.get("final_loss"))
+    known = first is not None and final is not None
     lines = [
-        Line("Steps", f"{said}; {count(whole(trained.get('trained_tokens')))} trained tokens"),
-        Line("Training loss", f"from {loss(first)} to {loss(final)} nats per token"),
-        Line("Time spent training", duration(number(trained.get("seconds")))),
+        Line("Steps", "not recorded" if steps is None else said),
+        Line("Trained tokens", "not recorded" if tokens is None else count(tokens)),
+        Line(
+            "Training loss",
+            f"from {loss(first)} to {loss(final)} nats per token" if known else "not recorded",
+        ),
+        Line("Time spent training", duration(seconds)),
     ]
     best = number(trained.get("best_valid_loss"))
     if best is not None:
@@ -184,7 +192,11 @@ def date_lines(facts: JobFacts) -> list[Line]:
         Line("Finished", when(moment(facts.finished_at))),
     ]
     if attempts:
-        again = "" if attempts == 1 else "; each went on from the last checkpoint of the one before"
+        again = (
+            ""
+            if attempts == 1
+            else "; an interrupted attempt is taken up again where its work was last saved"
+        )
         lines.append(Line("Attempts", f"{count(attempts)}{again}"))
     return lines
 

@@ -63,7 +63,7 @@ def verdict_of(report: Mapping[str, Any], facts: JobFacts) -> Verdict:
         return Verdict(
             "missed",
             "Missed the safety gate",
-            "The adapter did not meet the limits below at any strength of sanitising that was allowed. "
+            "The adapter did not meet the limits below at any strength of sanitising that was tried. "
             "The figures are kept, the weights cannot be downloaded."
             if report.get("measured_on") == "selection"
             else "The strength that had been chosen did not meet the limits below on prompts that had not "

@@ -19,8 +19,12 @@ def bound(percent: float) -> str:
 
 
 def share(fraction: float | None) -> str:
-    """Of a fraction between 0 and 1."""
-    return NOT_MEASURED if fraction is None else f"{plain(float(f'{100 * fraction:.3g}'))}{_SPACE}%"
+    """Of a fraction between 0 and 1: three digits that say something."""
+    if fraction is None:
+        return NOT_MEASURED
+    value = 100 * fraction
+    digits = 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:.{digits}f}{_SPACE}%" if value >= 0.01 or value == 0 else f"{value:.2g}{_SPACE}%"
 
 
 def loss(nats: float | None) -> str:

@@ -61,6 +61,7 @@ ID_OPERATIONS = [
     ("GET", "/v1/fine_tuning/jobs/{job_id}/checkpoints"),
     ("POST", "/v1/fine_tuning/jobs/{job_id}/checkpoints/{checkpoint_id}/release"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/safety_report"),
+    ("GET", "/v1/fine_tuning/jobs/{job_id}/report"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/adapter"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/adapter/files"),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/adapter/files/{name}"),

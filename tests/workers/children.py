@@ -6,10 +6,12 @@ signals, and without minutes of training.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,7 +32,7 @@ from workers.messages import (
     StepsMeasured,
     encode,
 )
-from workers.order import OUT_OF_MEMORY_EXIT, Order, is_pause, read_order
+from workers.order import OUT_OF_MEMORY_EXIT, Order, is_pause, log_fields, read_order
 from workers.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -163,6 +165,32 @@ def sends_figures_for_ever(child: Child) -> None:
         child.write_pids()
         child.say(ProgressMade(step=1, total_steps=2))
         time.sleep(600)
+
+
+def scored(child: Child) -> None:
+    """Publishes with the scores of a real report's summary."""
+    child.finish_stages()
+    key = adapter_key(child.order.job_id, child.order.fencing_number)
+    child._storage.put(key, b"tar")
+    scores = {"base": None, "before": 80.0, "after": 4.0}
+    report = {"summary": {"result": "passed", "harmful_score": scores}}
+    child.say(Published(storage_key=key, num_bytes=3, sha256="0" * 64, safety_report=report))
+
+
+def logs(child: Child) -> None:
+    """As the real child does, and as a library in it might; then it fails."""
+    from service import log  # the others start faster without it
+
+    log.configure(json=True, fields=log_fields(child.order))
+    logger = logging.getLogger("workers.tests")
+    logger.info("reading %d lines", 12)
+    logging.getLogger("some.library").warning("someone else's words")
+    threading.Thread(target=logger.warning, args=("watch out",)).start()
+    try:
+        _ = 1 / 0
+    except ZeroDivisionError:
+        logger.exception("it broke")
+    child.say(Failed(code="internal_error", message="no"))
 
 
 def garbage(child: Child) -> None:

@@ -47,13 +47,14 @@ def test_a_job_that_succeeds(bench: Bench, queued_job: QueuedJob) -> None:
     assert list(bench.work_dir.iterdir()) == []
 
     assert set(job.stage_seconds or {}) == {"prepare", "train", "sanitize", "evaluate", "publish"}
-    curve, report = job.result_file_ids or []
+    curve, report, page = job.result_file_ids or []
     assert b"".join(bench.storage.stream(file_key(curve))).decode().splitlines() == [
         "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy,learning_rate,tokens_per_second",
         "1,0.5,,,,1.0,9.0",
         "2,0.25,,,,0.5,",
     ]
     assert json.loads(b"".join(bench.storage.stream(file_key(report)))) == job.safety_report
+    assert f"Safety report of {job_id}" in b"".join(bench.storage.stream(file_key(page))).decode()
 
     events = bench.events(job_id)
     assert [e.data for e in events if e.type == "metrics"] == [

@@ -1,1 +1,1 @@
-"""What pages read and nothing else does."""
+"""What pages read. Those for operators see every project, so no other page may use them."""

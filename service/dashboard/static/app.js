@@ -4,6 +4,9 @@
 (() => {
   const root = document.documentElement;
 
+  for (const part of document.querySelectorAll("[data-scripted]")) part.hidden = false;
+  for (const part of document.querySelectorAll("[data-unscripted]")) part.hidden = true;
+
   // Theme.
   const isDark = () =>
     root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
@@ -34,6 +37,8 @@
   };
   tellTimes();
   setInterval(tellTimes, 5000);
+  // At once, before anything is painted: the moment is wider than "5 s ago", and columns would jump.
+  document.addEventListener("htmx:afterSwap", tellTimes);
   document.addEventListener("htmx:afterSettle", tellTimes);
 
   // Banner: one message at a time.
