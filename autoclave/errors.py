@@ -112,20 +112,28 @@ class JudgeError(InputError):
 
 
 class NonFiniteLossError(AutoclaveError):
-    """The loss or gradient norm became NaN or infinite at `step` (counted from 1)."""
+    """The loss or gradient norm became NaN or infinite at `step` (counted from 1), on the examples with these
+    places in what was trained on (counted from 1; examples that were left out do not count). No places where
+    it was the validation loss, or the step was on other data."""
 
     code: ClassVar[str] = "non_finite_loss"
 
-    def __init__(self, step: int, loss: float) -> None:
-        super().__init__(step, loss)
+    def __init__(self, step: int, loss: float, examples: tuple[int, ...] = ()) -> None:
+        super().__init__(step, loss, examples)
         self.step = step
         self.loss = loss
+        self.examples = examples
 
     def __str__(self) -> str:
         return (
-            f"the loss became {self.loss} at step {self.step}; nothing was saved from that step on. "
-            "Lower the learning rate, or check the data for broken rows."
+            f"the loss became {self.loss} at step {self.step}{self._where()}; nothing was saved from that "
+            "step on. Lower the learning rate, or check the data for broken rows."
         )
+
+    def _where(self) -> str:
+        shown = ", ".join(map(str, sorted(self.examples)[:16]))
+        more = ", ..." if len(self.examples) > 16 else ""
+        return f" (examples {shown}{more})" if self.examples else ""
 
 
 class SafetyGateError(AutoclaveError):

@@ -4,7 +4,8 @@
     adapter      4 bytes per LoRA parameter: r * (in + out) per adapted layer
     optimizer    12 bytes per LoRA parameter: its gradient and AdamW's two moments, float32
     activations  per token of a forward pass: b * (L * (8 h + 4 i) + 3 m r) for what the L decoder layers and
-                 m adapters keep for the backward pass, and 12 V for logits, their float32 copy and gradient
+                 m adapters keep for the backward pass; and 12 V for the logits of as many tokens as have
+                 them at once (training/head_loss.py)
 
 h is the hidden size, i the width of the MLP, V the vocabulary, b the bytes of the base's numbers. A forward
 pass has at most min(micro_batch_tokens, batch_size * longest row) tokens, and never less than the longest
@@ -33,6 +34,8 @@ Device = Literal["cpu", "cuda"]
 Shapes = dict[str, tuple[int, ...]]
 _BYTES_PER_NUMBER: dict[Device, int] = {"cpu": 4, "cuda": 2}
 _KEPT_BY_ALLOCATOR: dict[Device, int] = {"cpu": 2, "cuda": 1}
+# How many the loss computes at once. On a CPU they should stay near its caches; a GPU wants large products.
+LOGITS_AT_ONCE: dict[Device, int] = {"cpu": 2**23, "cuda": 2**27}
 _MAX_HEADER_BYTES = 100_000_000
 
 
@@ -98,7 +101,8 @@ def estimate_memory(
     per_token = width * (num_layers * (8 * hidden + 4 * intermediate) + 3 * len(layers) * lora.r)
     base = width * sum(math.prod(shape) for shape in shapes.values())
     adapter, optimizer = 4 * lora_parameters, 12 * lora_parameters
-    activations = _KEPT_BY_ALLOCATOR[device] * tokens * (per_token + 12 * vocabulary)
+    logits = 12 * min(tokens * vocabulary, LOGITS_AT_ONCE[device])
+    activations = _KEPT_BY_ALLOCATOR[device] * (tokens * per_token + logits)
     return MemoryEstimate(base, adapter, optimizer, activations, base + adapter + optimizer + activations)
 
 

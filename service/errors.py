@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from service.description import methods_of
-from service.storage import StorageFullError, StorageUnavailableError
+from service.storage import StorageCorruptError, StorageFullError, StorageUnavailableError
 
 
 class ErrorDetail(BaseModel):
@@ -188,9 +188,11 @@ def _storage_error(_request: Request, error: Exception) -> Response:
     log.error("storage_failed", error=type(error).__name__, exc_info=error)
     if isinstance(error, StorageFullError):
         return _full().response()
+    if isinstance(error, StorageCorruptError):
+        return internal().response()
     return ApiError(
         503, "The storage does not answer. Try again in a moment.", code="storage_unavailable"
-    ).response()
+    ).response({"Retry-After": "5"})
 
 
 def _is_disk_full(error: DBAPIError) -> bool:

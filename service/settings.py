@@ -41,7 +41,9 @@ class Settings(BaseSettings):
         default="redis://127.0.0.1:6379/0",
         description="redis://, rediss:// or redis+socket:// URL; the workers' doorbell, the API's counter",
     )
-    storage_url: str = Field(description="file:///absolute/folder; private files and released adapters")
+    storage_url: str = Field(
+        description="file:///absolute/folder or s3://bucket/prefix; private files and released adapters"
+    )
 
     # Uploads.
     max_file_bytes: int = Field(

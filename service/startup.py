@@ -16,7 +16,7 @@ from autoclave.errors import InputError
 from service import auth, operators, schema
 from service.db import Database
 from service.settings import Settings
-from service.storage import Storage, storage_from_url
+from service.storage import BucketMissingError, Storage, StorageRefusedError, storage_from_url
 
 
 class StartError(InputError):
@@ -83,12 +83,21 @@ def is_loopback(host: str) -> bool:
 
 
 def open_storage(storage_url: str) -> Storage:
-    """Raises StartError if it is not supported or not writable."""
+    """Raises StartError if it is not supported, or if writing, listing, reading or deleting fails."""
     try:
         storage = storage_from_url(storage_url)
-        storage.probe()
+        storage.require_all_rights()
     except ValueError as error:
         raise StartError(str(error)) from error
+    except BucketMissingError as error:
+        raise StartError(
+            "STORAGE_URL: there is no such bucket; correct its name, or: autoclave admin create-bucket"
+        ) from error
+    except StorageRefusedError as error:
+        raise StartError(
+            f"STORAGE_URL: {error}; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they may "
+            "list the bucket and write, read and delete in it"
+        ) from error
     except OSError as error:
         raise StartError(f"STORAGE_URL: cannot write to it: {error.strerror or error}") from error
     return storage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from service.storage import adapter_key, file_key, private_prefix
 from service.webhooks.messages import EVENT_TYPES, new_secret
 
 BASE_ID = "autoclave/test-base"
+DATA_SHA256 = hashlib.sha256(b"data").hexdigest()
+"""What is read is checked against the sum in its row: where a test stores other bytes, it gives theirs."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +139,7 @@ def make_part(session: Session, upload: Upload, **overrides: Any) -> UploadPart:
     values: dict[str, Any] = {
         "id": ids.part_id(),
         "bytes": 4,
-        "sha256": "d" * 64,
+        "sha256": DATA_SHA256,
         "created_at": time.time(),
         **overrides,
     }
@@ -211,7 +214,7 @@ def make_adapter(session: Session, job: Job, **overrides: Any) -> Adapter:
         "model_id": ids.fine_tuned_model_id(job.base_id, job.organization_id, job.suffix),
         "storage_key": adapter_key(job.id, 1),
         "bytes": 4,
-        "sha256": "c" * 64,
+        "sha256": DATA_SHA256,
         "created_at": time.time(),
         **overrides,
     }
@@ -251,7 +254,7 @@ def make_adapter_file(session: Session, adapter: Adapter, **overrides: Any) -> A
     values: dict[str, Any] = {
         "name": "adapter_model.safetensors",
         "bytes": adapter.bytes,
-        "sha256": "e" * 64,
+        "sha256": adapter.sha256,
         "offset": 0,
         **overrides,
     }

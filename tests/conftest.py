@@ -30,6 +30,7 @@ from service.app import create_app
 from service.db import Database
 from service.settings import Settings
 from service.storage import Storage, storage_from_url
+from tests import s3
 from tests.builders import Tenant, make_tenant
 
 # For the processes that tests start; in this one the sockets below are guarded.
@@ -157,6 +158,41 @@ def database(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def storage_url(tmp_path: Path) -> str:
     return f"file://{tmp_path}/storage"
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """One store that speaks S3 per test process."""
+    with s3.moto_server() as url:
+        yield url
+
+
+@pytest.fixture
+def s3_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For this process and those that it starts."""
+    for name, value in s3.CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def s3_url(s3_endpoint: str, s3_credentials: None) -> str:
+    """A bucket of its own. Modules whose tests run on it too override `storage_url`."""
+    return f"s3://{s3.new_bucket(s3_endpoint)}/all/of/it?endpoint={s3_endpoint}"
+
+
+@pytest.fixture
+def faulty_s3(s3_endpoint: str) -> Iterator[s3.FaultyS3]:
+    """The same store behind a proxy that fails when told to."""
+    proxy = s3.FaultyS3(s3_endpoint)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def faulty_s3_url(s3_endpoint: str, s3_credentials: None, faulty_s3: s3.FaultyS3) -> str:
+    """Gives up soon."""
+    bucket = s3.new_bucket(s3_endpoint)
+    return f"s3://{bucket}/below?endpoint={faulty_s3.url}&timeout_seconds=0.6&retry_seconds=1"
 
 
 @pytest.fixture

@@ -12,6 +12,9 @@ import yaml
 from typer.testing import CliRunner
 
 from service.settings import Settings
+from service.storage.s3_url import ENVIRONMENT as S3_ENVIRONMENT
+from service.storage.s3_url import s3_place
+from workers.child import WANDB_NAMES
 from workers.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -20,10 +23,15 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 BUILT = {name: service for name, service in SERVICES.items() if "build" in service}
 OURS = {name: service for name, service in BUILT.items() if service["build"]["target"] != "flower"}
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+EXAMPLE = dict(re.findall(r"^([A-Z0-9_]+)=(.*)$", (ROOT / ".env.example").read_text(), flags=re.MULTILINE))
+VARIABLES = {field.upper() for field in Settings.model_fields} | S3_ENVIRONMENT | WANDB_NAMES
+"""What our processes read."""
 
 
 def test_compose_has_the_services_of_the_distributed_deployment() -> None:
-    assert {"postgres", "valkey", "migrate", "api", "worker"} <= SERVICES.keys()
+    ours = {"migrate", "create-bucket", "api", "maintenance", "worker", "admin"}
+    assert {"postgres", "valkey", "s3"} | ours <= SERVICES.keys()
+    assert ours <= OURS.keys()
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -33,21 +41,73 @@ def test_build_target_exists_in_the_dockerfile(name: str) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_every_variable_is_a_setting(name: str) -> None:
-    fields = {field.upper() for field in Settings.model_fields}
-    assert set(OURS[name]["environment"]) <= fields
+    assert set(OURS[name]["environment"]) <= VARIABLES
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_the_settings_of_each_service_are_accepted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in OURS[name]["environment"].items():
         monkeypatch.setenv(key, interpolated(value))
-    assert Settings().database_url.startswith("postgresql://")  # type: ignore[call-arg]  # from the environment
+    settings = Settings()  # type: ignore[call-arg]  # from the environment
+    assert settings.database_url.startswith("postgresql://")
+    place = s3_place(settings.storage_url, OURS[name]["environment"])
+    endpoint = SERVICES["s3"]["command"]
+    assert place.endpoint == f"http://s3:{next(a for a in endpoint if 's3.port' in a).split('=')[1]}"
+
+
+def test_secrets_come_from_the_operator_and_reach_who_needs_them() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert re.findall(r"^ *[A-Z_]*(?:PASSWORD|SECRET|KEY|KEY_ID): (?!\$\{)\S+$", text, re.MULTILINE) == []
+    for name in OURS:
+        environment = OURS[name]["environment"]
+        assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "DATABASE_URL"} <= environment.keys()
+    assert [name for name in OURS if "LINK_SECRET" in OURS[name]["environment"]] == ["api"]
+    worker = OURS["worker"]
+    assert "WANDB_API_KEY" in worker["environment"]
+    assert worker["environment"]["SIGNING_KEY_FILE"] == f"/run/secrets/{worker['secrets'][0]}"
+    assert worker["secrets"][0] in COMPOSE["secrets"]
+
+
+@pytest.mark.parametrize("name", [name for name, service in SERVICES.items() if "profiles" not in service])
+def test_every_service_is_hardened(name: str) -> None:
+    service = SERVICES[name]
+    assert service["user"] not in ("", "root", "0", "0:0")
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["restart"] in ("unless-stopped", "on-failure")
+    if service["restart"] == "unless-stopped":
+        assert "memory" in service["deploy"]["resources"]["limits"]
+        assert "healthcheck" in service or "build" in service
+
+
+def test_our_containers_run_as_the_images_user() -> None:
+    assert {service["user"] for service in OURS.values()} == set(re.findall(r"^USER (.*)$", DOCKERFILE, re.M))
+    assert "useradd --create-home --uid 10001 --gid 10001 autoclave" in DOCKERFILE
+
+
+def test_a_stopped_worker_has_the_time_that_handing_back_takes() -> None:
+    given_seconds = int(OURS["worker"]["stop_grace_period"].removesuffix("s"))
+    assert given_seconds >= drain_seconds()
+
+
+def drain_seconds() -> float:
+    """What `workers.watch` needs at most from SIGTERM on, and half a minute to write it down."""
+    fields = Settings.model_fields
+    drain = fields["drain_grace_seconds"].default if "drain_grace_seconds" in fields else 0.0
+    return float(drain + fields["terminate_grace_seconds"].default + 30.0)
+
+
+def test_gpus_are_an_addition_to_the_same_worker() -> None:
+    gpu = yaml.safe_load((ROOT / "docker-compose.gpu.yml").read_text())
+    assert gpu["services"].keys() <= SERVICES.keys()
+    (device,) = gpu["services"]["worker"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", 1, ["gpu"])
 
 
 def test_every_interpolated_variable_is_in_the_example_file() -> None:
-    wanted = set(re.findall(r"(?<!\$)\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text()))
-    given = set(re.findall(r"^([A-Z_]+)=", (ROOT / ".env.example").read_text(), flags=re.MULTILINE))
-    assert wanted == given
+    wanted = set(re.findall(r"(?<!\$)\$\{([A-Z0-9_]+)", (ROOT / "docker-compose.yml").read_text()))
+    assert wanted == EXAMPLE.keys()
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -105,9 +165,9 @@ def test_flower_is_one_that_is_safe_and_reads_json_only() -> None:
 
 
 def interpolated(value: str) -> str:
-    """As docker compose does it: what is not set has its default, or stops it."""
+    """As docker compose does it with the example file: what is empty there has its default."""
     return re.sub(
-        r"\$\{[^}]*?(?::-([^}]*))?\}", lambda found: "secret" if found[1] is None else found[1], value
+        r"\$\{([A-Z0-9_]+)(?::-([^}]*)|[^}]*)\}", lambda found: EXAMPLE[found[1]] or found[2] or "", value
     )
 
 
@@ -128,17 +188,22 @@ def test_every_command_exists_with_its_options(command: list[str]) -> None:
     assert result.exit_code == 0, result.output
 
 
-def test_the_api_image_installs_no_machine_learning() -> None:
-    api = DOCKERFILE.split(" AS api\n")[1].split("\nFROM ")[0]
-    assert "'.[service,otel]'" in api
-    assert "torch" not in api
-    assert "ml" not in re.findall(r"\.\[([^\]]*)\]", api)[0].split(",")
+@pytest.mark.parametrize("stage", ["api", "maintenance"])
+def test_small_images_install_no_machine_learning(stage: str) -> None:
+    lines = DOCKERFILE.split(f" AS {stage}\n")[1].split("\nFROM ")[0]
+    extras = re.findall(r"\.\[([^\]]*)\]", lines)[0].split(",")
+    assert extras == (["service", "otel"] if stage == "api" else ["service", "worker", "otel"])
+    assert "torch" not in lines
 
 
 def test_images_run_as_an_ordinary_user() -> None:
+    """By number, and nothing is done as root after that."""
     stages = DOCKERFILE.split("\nFROM ")[2:]
-    assert len(stages) == 3
-    assert all("\nUSER autoclave\n" in stage for stage in stages)
+    assert len(stages) == 4
+    for stage in stages:
+        after = stage.split("\nUSER 10001:10001\n")
+        assert len(after) == 2
+        assert "RUN" not in after[1]
 
 
 def test_make_help_lists_every_target() -> None:

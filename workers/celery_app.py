@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
+from kombu.exceptions import OperationalError as BrokerError
 
 from service.outbox import QUEUE_NAME
+from service.startup import StartError
 from service.tracing import current_traceparent
 
 TASK_NAME = "autoclave.run_job"
@@ -43,6 +45,15 @@ def make_celery(broker_url: str) -> Celery:
         broker_transport_options=_TRANSPORT_OPTIONS,
     )
     return app
+
+
+def require_broker(app: Celery) -> None:
+    """Raises StartError if no connection can be made. Losing it later is survived."""
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=2, interval_start=0.5)
+    except (BrokerError, OSError, ValueError, KeyError) as error:
+        raise StartError(f"BROKER_URL: cannot connect: {error}") from error
 
 
 def ring(app: Celery, job_id: str) -> None:

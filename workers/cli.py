@@ -96,6 +96,14 @@ def worker(
     raise typer.Exit(run_worker(maintain=not without_maintenance))
 
 
+@app.command()
+def maintenance() -> None:
+    """Run the maintenance loop alone (outbox, leases, webhooks, sweep), beside workers that leave it out."""
+    from workers.maintenance_process import run_maintenance
+
+    run_maintenance()
+
+
 def main() -> None:
     """What the user or operator can put right is one message on stderr and exit status 2."""
     app()

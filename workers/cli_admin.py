@@ -15,6 +15,7 @@ from autoclave.errors import InputError
 from autoclave.spec import Spec
 from workers.cli_audit import audit
 from workers.cli_database import DataDirOption, database_url, transaction
+from workers.cli_storage import storage
 from workers.cli_tenants import tenants
 
 SpecType = TypeVar("SpecType", bound=Spec)
@@ -22,6 +23,7 @@ SpecType = TypeVar("SpecType", bound=Spec)
 admin = typer.Typer(no_args_is_help=True)
 admin.add_typer(tenants)
 admin.add_typer(audit)
+admin.add_typer(storage)
 
 
 @admin.command()

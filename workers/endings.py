@@ -6,6 +6,7 @@ a stage took too long      -> DeadlineExceeded
 a pause was asked for      -> Paused        keeps its newest checkpoint, not counted as an attempt
 this worker shuts down     -> Drained       goes back to the queue, not counted as an attempt
 exit code 42               -> OutOfMemory   once more with half the micro-batch
+exit code 43               -> StorageDown   goes back to the queue, not counted as an attempt
 anything else              -> Died          back to the queue while attempts are left
 """
 
@@ -18,7 +19,7 @@ from typing import TypedDict
 
 from service.jobs.attempts import ExitReason
 from workers.messages import Failed, Verdict
-from workers.order import OUT_OF_MEMORY_EXIT
+from workers.order import OUT_OF_MEMORY_EXIT, STORAGE_DOWN_EXIT
 
 
 class StopReason(StrEnum):
@@ -64,6 +65,11 @@ class OutOfMemory:
 
 
 @dataclass(frozen=True)
+class StorageDown:
+    pass
+
+
+@dataclass(frozen=True)
 class Died:
     exit_code: int
     """Negative: the number of the signal."""
@@ -80,7 +86,7 @@ class Died:
         return "its process stopped because of an internal error"
 
 
-Ending = Cancelled | Finished | DeadlineExceeded | Paused | Drained | OutOfMemory | Died
+Ending = Cancelled | Finished | DeadlineExceeded | Paused | Drained | OutOfMemory | StorageDown | Died
 
 
 _STOPPED: dict[StopReason | None, Ending] = {
@@ -99,6 +105,8 @@ def ending_of(*, exit_code: int, verdict: Verdict | None, stop_reason: StopReaso
         return _STOPPED[stop_reason]
     if exit_code == OUT_OF_MEMORY_EXIT:
         return OutOfMemory()
+    if exit_code == STORAGE_DOWN_EXIT:
+        return StorageDown()
     return Died(exit_code)
 
 
@@ -131,4 +139,5 @@ _REASONS: dict[type[Ending], ExitReason] = {
     Paused: ExitReason.PAUSED,
     Drained: ExitReason.DRAINED,
     DeadlineExceeded: ExitReason.DEADLINE,
+    StorageDown: ExitReason.STORAGE_DOWN,
 }

@@ -16,6 +16,8 @@ from service.jobs.states import Stage
 
 OUT_OF_MEMORY_EXIT = 42
 """Exit code of a child that ran out of accelerator memory: its supervisor tries once more with less."""
+STORAGE_DOWN_EXIT = 43
+"""Exit code of a child that could not read or write the storage: the attempt does not count."""
 
 
 class BaseOrder(msgspec.Struct, frozen=True, kw_only=True):

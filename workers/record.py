@@ -37,6 +37,7 @@ from workers.endings import (
     Finished,
     OutOfMemory,
     Paused,
+    StorageDown,
     exit_of,
 )
 from workers.messages import (
@@ -242,6 +243,10 @@ class JobRecord:
                     lease.hand_back(
                         session, claim, reason=reason, now=now, count_attempt=False, progress=None
                     )
+                    return False
+                case StorageDown():
+                    text = "the storage did not answer"
+                    lease.hand_back(session, claim, reason=text, now=now, count_attempt=False, progress=None)
                     return False
                 case Died():
                     if claim.attempt < self._max_attempts:

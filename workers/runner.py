@@ -1,7 +1,8 @@
 """The child process: runs one attempt at one job. `python -m workers.runner ORDER.json DESCRIPTOR`.
 
 It knows no database; what it has to say goes to the descriptor. Exit status 0: it said how it ended, or was
-told to stop. 42: the accelerator's memory was not enough. Anything else: the attempt died.
+told to stop. 42: the accelerator's memory was not enough. 43: the storage failed. Anything else: the attempt
+died.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from transformers.utils import logging as transformers_logging
 
 from autoclave.errors import AutoclaveError, CancelledError, JudgeError, NonFiniteLossError
 from service import log
-from service.storage import storage_from_url
+from service.storage import StorageCorruptError, StorageUnavailableError, storage_from_url
 from workers.attempt import Attempt, StageError
 from workers.messages import Failed
-from workers.order import OUT_OF_MEMORY_EXIT, log_fields, read_order
+from workers.order import OUT_OF_MEMORY_EXIT, STORAGE_DOWN_EXIT, log_fields, read_order
 from workers.pipeline import run_pipeline
 from workers.reporter import Reporter
 from workers.tracking import Tracking
@@ -63,6 +64,11 @@ def main(order_path: Path, descriptor: int) -> int:
         except AutoclaveError as error:
             logger.exception("the job cannot succeed")
             reporter.say(verdict_of(error))
+        except StorageCorruptError:
+            raise  # no retry mends it, so this attempt counts
+        except StorageUnavailableError:
+            logger.exception("the storage fails")
+            return STORAGE_DOWN_EXIT
         except (torch.OutOfMemoryError, MemoryError):
             logger.exception("out of memory")
             return OUT_OF_MEMORY_EXIT

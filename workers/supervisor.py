@@ -29,11 +29,11 @@ from service.jobs.transitions import LeaseLostError
 from service.models import Job
 from service.quotas.limits import default_quota
 from service.settings import Settings
-from service.storage import Storage
+from service.storage import Storage, StorageUnavailableError
 from service.tracing import Tracer
 from workers.child import WANDB_NAMES, ChildProcess
 from workers.child_log import ChildLog, log_tail
-from workers.endings import Ending, Finished, OutOfMemory
+from workers.endings import Ending, Finished, OutOfMemory, StorageDown
 from workers.measured import MeasuredRecord
 from workers.messages import Noted, Published
 from workers.metrics import LEASE_LOST, WorkerMetrics
@@ -42,6 +42,7 @@ from workers.order_from_job import order_from_job
 from workers.presence import Presence
 from workers.record import ring_again
 from workers.result_page import result_page
+from workers.storage_outage import StorageOutage
 from workers.sweep import sweep_job
 from workers.watch import DATABASE_OUTAGE, Limits, Watch
 
@@ -99,10 +100,12 @@ class Supervisor:
         self._metrics = metrics or WorkerMetrics()
         self._tracer = tracer or Tracer()
         self._presence = presence
+        self._outage = StorageOutage(storage, shutdown)
 
     def run(self, job_id: str, traceparent: str | None = None) -> None:
         """Work on the job until it ended or is back in the queue. A job that somebody else has, or that
         is over, is left alone: doorbells ring more than once. `traceparent` came with the message."""
+        self._outage.wait()  # no job is taken that could not get at its files
         if self._shutdown.is_set():
             ring_again(self._database, job_id)
             return
@@ -136,8 +139,15 @@ class Supervisor:
             shutil.rmtree(scratch, ignore_errors=True)
         log.info("job over" if over else "job handed back")
         if over:
-            ttl_seconds = self._settings.kept_adapter_ttl_seconds
+            self._sweep(job_id)
+
+    def _sweep(self, job_id: str) -> None:
+        ttl_seconds = self._settings.kept_adapter_ttl_seconds
+        try:
             sweep_job(self._database, self._storage, job_id, kept_ttl_seconds=ttl_seconds, now=time.time())
+        except StorageUnavailableError as error:
+            # The maintenance loop does it later.
+            log.warning("private objects not deleted yet", job_id=job_id, error=str(error))
 
     def _claim(self, job_id: str) -> Claim | None:
         with self._database.transaction() as session:
@@ -209,7 +219,8 @@ class Supervisor:
         with ChildProcess(
             lambda descriptor: self._child_command(order_path, descriptor),
             log_path=scratch / "child.log",
-            also_passed=WANDB_NAMES if order.wandb is not None else frozenset(),
+            also_passed=self._storage.child_environment
+            | (WANDB_NAMES if order.wandb is not None else frozenset()),
         ) as child:
             log.info("child started", pid=child.pid)
             if self._presence is not None:
@@ -227,6 +238,7 @@ class Supervisor:
             finally:
                 child_log.pass_on()
             log.info("child ended", pid=child.pid, ending=type(ending).__name__)
+            self._outage.note(failed=isinstance(ending, StorageDown))
             return ending, log_tail(child.log_path)
 
     def _write_ending(self, record: MeasuredRecord, job_id: str, ending: Ending, log_tail: str) -> bool:
@@ -252,3 +264,9 @@ class Supervisor:
                     raise LeaseLostError("the database did not answer") from error
                 log.warning("database does not answer; the ending is not written yet")
                 time.sleep(1.0)
+            except StorageUnavailableError as error:
+                # Only what a published job leaves beside its adapter goes to the storage here. The bytes of
+                # the stage are stored, but without them it has to be done again.
+                log.warning("storage does not answer; the job is handed back", error=str(error))
+                self._outage.note(failed=True)
+                ending = StorageDown()

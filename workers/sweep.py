@@ -44,8 +44,7 @@ def sweep(
     num_unfinished = storage.delete_unfinished(before=now - FILE_GRACE_SECONDS)
     unneeded = _of_jobs(database, storage, kept_ttl_seconds=kept_ttl_seconds, now=now)
     unneeded += _without_row(database, storage, now=now)
-    for key in unneeded:
-        storage.delete(key)
+    storage.delete_all(unneeded)
     if unneeded or expired or adapters or num_uploads or num_unfinished:
         log.info(
             "swept storage",
@@ -64,9 +63,8 @@ def sweep_job(
     """Delete the private objects of one job that is over, but for kept adapters."""
     with database.snapshot() as session:
         needed = needed_prefixes(session, [job_id], ttl_seconds=kept_ttl_seconds, now=now)
-    for key in storage.keys(private_prefix(job_id)):
-        if not _is_below(key, needed):
-            storage.delete(key)
+    keys = storage.keys(private_prefix(job_id))
+    storage.delete_all([key for key in keys if not _is_below(key, needed)])
 
 
 def _of_jobs(database: Database, storage: Storage, *, kept_ttl_seconds: float, now: float) -> list[str]:

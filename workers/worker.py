@@ -22,34 +22,21 @@ from typing import Any
 
 import structlog
 from celery import Celery, signals
-from kombu.exceptions import OperationalError as BrokerError
 
 from service import log as logging_setup
-from service.metrics.disk import DiskCollector, storage_folder
-from service.metrics.listener import MetricsListener
 from service.outbox import QUEUE_NAME
-from service.settings import Settings
 from service.startup import StartError, open_database, open_storage, settings_from_environment
 from service.tracing import tracer_to
-from workers.celery_app import answer, make_celery, ring
+from workers.celery_app import answer, make_celery, require_broker, ring
 from workers.device import own_device
 from workers.maintenance import maintenance_from_settings
-from workers.metrics import WorkerMetrics
 from workers.presence import Presence
 from workers.scratch import own_folder
+from workers.served_metrics import served_metrics
 from workers.signing import SigningKey, SigningKeyError
 from workers.supervisor import ChildCommand, Supervisor, runner_command
 
 log = structlog.get_logger(__name__)
-
-
-def require_broker(app: Celery) -> None:
-    """Raises StartError if no connection can be made. Losing it later is survived."""
-    try:
-        with app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=2, interval_start=0.5)
-    except (BrokerError, OSError, ValueError, KeyError) as error:
-        raise StartError(f"BROKER_URL: cannot connect: {error}") from error
 
 
 def require_signing_key(path: Path) -> None:
@@ -78,7 +65,7 @@ def run_worker(*, maintain: bool, child_command: ChildCommand = runner_command) 
         shutdown = threading.Event()
         host = socket.gethostname()
         owner = f"{host}:{os.getpid()}:{secrets.token_hex(4)}"
-        metrics = served_metrics(settings, work_dir, stack)
+        metrics = served_metrics(settings, stack, work_dir=work_dir)
         tracer = tracer_to(settings.otel_exporter_otlp_endpoint, service="autoclave-worker")
         stack.callback(tracer.close)
         presence = Presence(
@@ -108,17 +95,6 @@ def run_worker(*, maintain: bool, child_command: ChildCommand = runner_command) 
         )
         with presence, loop if maintain else nullcontext():
             return serve(app, shutdown, events=settings.worker_events)
-
-
-def served_metrics(settings: Settings, work_dir: Path, stack: ExitStack) -> WorkerMetrics:
-    """Listened for, if the settings say so, until `stack` ends. Raises StartError."""
-    metrics = WorkerMetrics()
-    metrics.registry.register(DiskCollector({"storage": storage_folder(settings), "work": work_dir}))
-    if settings.metrics_port:
-        stack.enter_context(
-            MetricsListener(metrics.registry, host=settings.metrics_host, port=settings.metrics_port)
-        )
-    return metrics
 
 
 def serve(app: Celery, shutdown: threading.Event, *, events: bool = False) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autoclave.commands.reporting import print_result, quiet_libraries
+from autoclave.commands.reporting import EXIT_FAILURE, print_result, quiet_libraries
 from autoclave.commands.training_options import (
     Base,
     BatchSize,
@@ -29,11 +29,13 @@ from autoclave.commands.training_options import (
     WeightDecay,
     parsed_settings,
     parsed_target_modules,
+    refuse_options_of_one_job,
 )
 from autoclave.defences.methods import finetune_method, refuse_wrong_alignment_data
 from autoclave.errors import InputError
 from autoclave.progress_bar import progress_bar
 from autoclave.spec import LoraSpec, TrainSpec
+from autoclave.training.fuse_file import read_fuse_file
 
 _LORA = LoraSpec()
 _TRAIN = TrainSpec()
@@ -52,11 +54,43 @@ def _early_stopping(
     return {"patience": patience} if min_delta is None else {"patience": patience, "min_delta": min_delta}
 
 
+def _finetune_fused(
+    context: typer.Context, base: Path, fuse: Path, *, width: int, row_tokens: int, device: str | None
+) -> None:
+    refuse_options_of_one_job(context)
+    entries = read_fuse_file(fuse)
+    from autoclave.training.fuse_folders import finetune_fused_folders
+
+    quiet_libraries()
+    with progress_bar() as on_progress:
+        record = finetune_fused_folders(
+            base,
+            entries,
+            fuse,
+            width=width,
+            row_tokens=row_tokens,
+            device=device,
+            on_progress=on_progress,
+        )
+    print_result(record)
+    if any("error" in job for job in record["jobs"]):
+        raise typer.Exit(EXIT_FAILURE)
+
+
 def finetune(
     *,
     base: Base,
-    data: Annotated[Path, typer.Option(help="Chat JSONL, at least 10 examples.")],
-    out: Annotated[Path, typer.Option(help="New folder for the adapter and training.json.")],
+    context: typer.Context,
+    data: Annotated[Path | None, typer.Option(help="Chat JSONL, at least 10 examples.")] = None,
+    out: Annotated[Path | None, typer.Option(help="New folder for the adapter and training.json.")] = None,
+    fuse: Annotated[
+        Path | None,
+        typer.Option(
+            help="Train several jobs together: a JSON list of jobs (docs/training.md) instead of --data, "
+            "--out and everything that is of one job."
+        ),
+    ] = None,
+    fuse_width: Annotated[int, typer.Option(min=1, help="Jobs of --fuse that train at once.")] = 8,
     validation: Annotated[
         Path | None, typer.Option(help="Chat JSONL whose loss is measured while training goes on.")
     ] = None,
@@ -111,9 +145,17 @@ def finetune(
 ) -> None:
     """Train a LoRA adapter on chat JSONL. The result is NOT sanitised.
 
+    With --fuse, several adapters at once; of the other options only --base, --fuse-width,
+    --micro-batch-tokens and --device go with it.
+
     Only assistant messages are learned, and of those only the ones with a weight other than 0, unless
     --train-on-inputs is given. The same seed gives the same losses. Prints a summary as JSON.
     """
+    if fuse is not None:
+        _finetune_fused(context, base, fuse, width=fuse_width, row_tokens=micro_batch_tokens, device=device)
+        return
+    if data is None or out is None:
+        raise InputError("--data and --out are needed, or --fuse with a list of jobs.")
     chosen = finetune_method(method, parsed_settings(method_setting))
     refuse_wrong_alignment_data(chosen, alignment_data)
     lora = LoraSpec.model_validate(

@@ -37,6 +37,22 @@ MethodSettings = Annotated[
 ]
 
 
+_OF_ALL_FUSED_JOBS = ("base", "fuse", "fuse_width", "micro_batch_tokens", "device")
+
+
+def refuse_options_of_one_job(context: typer.Context) -> None:
+    """Raises InputError if an option was given that says something about one job."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name in _OF_ALL_FUSED_JOBS or source is None or source.name != "COMMANDLINE":
+            continue
+        raise InputError(
+            f"{parameter.opts[0]} is of one job and does not go with --fuse; write it into the entries of "
+            "the file. Methods other than sft, checkpoints and dropout are not fused."
+        )
+
+
 def parsed_settings(pairs: list[str] | None) -> dict[str, str]:
     """Values stay text; the method's spec reads numbers from it. Raises InputError."""
     settings: dict[str, str] = {}

@@ -120,7 +120,7 @@ class Repnoise(Objective):
         *states, last = decoded.hidden_states  # transformers gives the last one after the final norm
         for state in [*(backbone.decoder.norm(state.flatten(0, 1)[places]) for state in states), None]:
             hidden = last.flatten(0, 1)[places] if state is None else state  # (N, D)
-            logits = backbone.head(hidden)  # (N, V)
+            logits = backbone.logits(hidden)  # (N, V)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             losses.append(functional.cross_entropy(logits, targets[places], reduction="sum"))
         features = [output.to(torch.promote_types(output.dtype, torch.float32)) for output in outputs]

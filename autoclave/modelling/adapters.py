@@ -57,7 +57,38 @@ def attach(model: Any, lora: LoraSpec, *, seed: int) -> Any:
     The initial values depend on the seed only, not on the device, the order of modules or the state of
     the global generators (PEFT draws from those). The model is changed in place.
     """
-    config = LoraConfig(
+    peft_model = _inject(model, _config(model, lora))
+    parameters = {name: p for name, p in peft_model.named_parameters() if ".lora_A." in name}
+    _draw(parameters, seed)
+    return peft_model
+
+
+def fresh_adapter(
+    model: Any, lora: LoraSpec, *, seed: int
+) -> tuple[dict[str, torch.Tensor], LoraConfig, list[str]]:
+    """The adapter that `attach` would put on the model, without putting it there: its tensors under the names
+    of the PEFT file, its configuration, and the full names of its layers. Raises ModelError."""
+    config = _config(model, lora)
+    assert config.target_modules is not None
+    state: dict[str, torch.Tensor] = {}
+    drawn: dict[str, torch.Tensor] = {}
+    layers = [
+        (name, layer)
+        for name, layer in linear_layer_names(model).items()
+        if name.rsplit(".", 1)[-1] in config.target_modules
+    ]
+    for name, layer in layers:
+        full = f"base_model.model.{name}"
+        dtype = torch.promote_types(layer.weight.dtype, torch.float32)
+        A = torch.empty(lora.r, layer.in_features, dtype=dtype, device=layer.weight.device)
+        drawn[f"{full}.lora_A.default.weight"] = state[f"{full}.lora_A.weight"] = A
+        state[f"{full}.lora_B.weight"] = A.new_zeros(layer.out_features, lora.r)
+    _draw(drawn, seed)
+    return state, config, [name for name, _ in layers]
+
+
+def _config(model: Any, lora: LoraSpec) -> LoraConfig:
+    return LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
         lora_alpha=_as_int_if_whole(lora.lora_alpha),
@@ -65,14 +96,15 @@ def attach(model: Any, lora: LoraSpec, *, seed: int) -> Any:
         target_modules=resolve_target_modules(model, lora.target_modules),
         bias="none",
     )
-    peft_model = _inject(model, config)
+
+
+def _draw(factors: dict[str, torch.Tensor], seed: int) -> None:
+    """The start of every A (r, in), in the order of the names that PEFT gives its parameters."""
     generator = torch.Generator().manual_seed(seed)
-    for name, parameter in sorted(peft_model.named_parameters()):
-        if ".lora_A." in name:
-            bound = 1 / math.sqrt(parameter.shape[1])
-            values = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)  # (r, in)
-            parameter.data.copy_(values)
-    return peft_model
+    for _, parameter in sorted(factors.items()):
+        bound = 1 / math.sqrt(parameter.shape[1])
+        values = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)  # (r, in)
+        parameter.data.copy_(values)
 
 
 def load_adapter(base: LoadedBase, dir: str | Path, *, trainable: bool = False) -> Any:
@@ -128,14 +160,34 @@ def save_adapter(
 ) -> None:
     """Writes a PEFT folder. `base_name` goes to `base_model_name_or_path` as it is: give the public
     name of the base, not a path of this machine, if the adapter will travel."""
+    write_adapter(
+        adapter_state(peft_model),
+        peft_model.peft_config["default"],
+        dir,
+        base_name=base_name,
+        base_revision=base_revision,
+        base_sha256=base_sha256,
+    )
+
+
+def write_adapter(
+    state: dict[str, torch.Tensor],
+    config: LoraConfig,
+    dir: str | Path,
+    *,
+    base_name: str,
+    base_revision: str | None,
+    base_sha256: str,
+) -> None:
+    """As `save_adapter`, for an adapter that is on no model: `state` has the names of the PEFT file."""
     folder = Path(dir)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter_state(peft_model).items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-    config = _jsonable(peft_model.peft_config["default"].to_dict())
-    config |= {"base_model_name_or_path": base_name, "revision": base_revision, "inference_mode": True}
+    values = _jsonable(config.to_dict())
+    values |= {"base_model_name_or_path": base_name, "revision": base_revision, "inference_mode": True}
     # Only the first level sorted: where two patterns match a layer, PEFT takes the one that stands first.
-    _write_json(folder / CONFIG_FILE, dict(sorted(config.items())))
+    _write_json(folder / CONFIG_FILE, dict(sorted(values.items())))
     provenance = {"base_name": base_name, "base_revision": base_revision, "base_sha256": base_sha256}
     _write_json(folder / PROVENANCE_FILE, provenance)
 

@@ -80,7 +80,7 @@ def finetune_folder(
             **training_record(method, lora, train, encoded, result),
             "trained_tokens": result.trained_tokens,
             **({} if held_out is None else validation_record(result)),
-            "peak_memory_bytes": result.peak_memory_bytes or _peak_resident_bytes(),
+            "peak_memory_bytes": result.peak_memory_bytes or peak_resident_bytes(),
             "device": device,
             "dtype": str(base.model.dtype).removeprefix("torch."),
             "sha256": {
@@ -92,8 +92,7 @@ def finetune_folder(
             },
             "versions": versions(),
         }
-        whole = record | {"losses": result.losses, "evaluations": result.evaluations}
-        (out / RECORD_FILE).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+        write_record(out, record, result)
     if store:
         store.clear()
     return record
@@ -133,12 +132,18 @@ def encode_for(train: TrainSpec, tokenizer: Any, file: str | Path) -> Encoded:
     )
 
 
+def write_record(out: Path, record: dict[str, Any], result: TrainResult) -> None:
+    """`training.json`: the record with the loss of every step."""
+    whole = record | {"losses": result.losses, "evaluations": result.evaluations}
+    (out / RECORD_FILE).write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+
+
 def validation_record(result: TrainResult) -> dict[str, Any]:
     """What measuring the validation loss led to; plain JSON."""
     step, loss = result.best or (None, None)
     return {"early_stopped": result.early_stopped, "best_step": step, "best_valid_loss": loss}
 
 
-def _peak_resident_bytes() -> int:
+def peak_resident_bytes() -> int:
     """Of this process since it started; Linux counts in KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -17,6 +17,7 @@ import torch
 from autoclave.data.tokens import Example
 from autoclave.errors import InputError, NonFiniteLossError
 from autoclave.modelling.backbone import verify_backbone
+from autoclave.modelling.lora_linear import short_lora
 from autoclave.progress import Progress, ProgressCallback, seconds_remaining
 from autoclave.spec import TrainSpec
 from autoclave.training.batches import up_to_last_trained
@@ -104,7 +105,8 @@ def finetune(
             torch.cuda.reset_peak_memory_stats(run.device)
         model.train()
         try:
-            run.to_the_end(on_progress, checkpoint, checkpoint_every_steps)
+            with short_lora(model):
+                run.to_the_end(on_progress, checkpoint, checkpoint_every_steps)
         finally:
             model.eval()
     peak = torch.cuda.max_memory_allocated(run.device) if run.device.type == "cuda" else None
@@ -225,7 +227,7 @@ class _Run:
         loss_value, norm_value, self.accuracy = values.tolist()  # waits for the GPU once
         for value in (loss_value, norm_value):
             if not math.isfinite(value):
-                raise NonFiniteLossError(self.step + 1, value)
+                raise NonFiniteLossError(self.step + 1, value, self.objective.examples_of(self.step))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from autoclave.data.tokens import IGNORED, Batch
 from autoclave.modelling.backbone import Backbone, backbone_of
 from autoclave.modelling.packing import PackedBackbone
+from autoclave.training.head_loss import token_losses
 
 
 class Summed(NamedTuple):
@@ -61,8 +61,5 @@ def _loss(backbone: Backbone, hidden: Tensor, batch: Batch) -> Summed:
     """`hidden` is (B, T-1, D), of every token of the batch but the last of each row."""
     targets = batch.labels[:, 1:].flatten()  # (B * (T-1),)
     (trained,) = torch.nonzero(targets != IGNORED, as_tuple=True)  # (N,)
-    targets = targets[trained]  # (N,)
-    logits = backbone.head(hidden.flatten(0, 1)[trained])  # (N, V)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    loss = functional.cross_entropy(logits, targets, reduction="sum")  # ()
-    return Summed(loss, len(trained), (logits.detach().argmax(dim=-1) == targets).sum())
+    losses, is_right = token_losses(backbone, hidden.flatten(0, 1)[trained], targets[trained])  # (N,) each
+    return Summed(losses.sum(), len(trained), is_right.sum())

@@ -102,6 +102,14 @@ class Objective(ABC):
         """How many of the first `step` steps were on the examples of the run."""
         return step
 
+    def examples_of(self, step: int) -> tuple[int, ...]:
+        """Places (from 1) of the examples of the run that step `step` (from 0) is on, in no order; none if it
+        is on other examples."""
+        before = self.data_steps_before(step)
+        if self.data_steps_before(step + 1) == before:
+            return ()
+        return tuple(index + 1 for index in self.training.order.at(before))
+
     @abstractmethod
     def accumulate(self, step: int) -> StepFigures:
         """Adds the gradient of step `step` (from 0) to `grad` of the trained parameters, whose gradients are

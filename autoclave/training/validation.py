@@ -81,11 +81,12 @@ class Validation:
     def measure(self, model: Any, parameters: dict[str, Tensor], *, step: int) -> Measured:
         """After `step` steps; keeps a copy of `parameters` if the loss is the lowest and they may be
         wanted back. Draws no random numbers. Raises NonFiniteLossError."""
+        was_training = model.training
         model.eval()
         try:
             found = measured(model, self._examples, device=self._device, batch_tokens=self._batch_tokens)
         finally:
-            model.train()
+            model.train(was_training)
         if not math.isfinite(found.loss):
             raise NonFiniteLossError(step, found.loss)
         self.evaluations.append((step, found.loss))

@@ -222,7 +222,9 @@ def note(
 
 def _content(storage: Storage, download: Download, sent: ByteRange) -> Iterator[bytes]:
     start = download.offset + sent.start
-    return storage.stream_range(download.key, start=start, num_bytes=sent.num_bytes)
+    whole = sent.num_bytes == download.num_bytes
+    sha256 = download.sha256 if whole else None
+    return storage.stream_range(download.key, start=start, num_bytes=sent.num_bytes, sha256=sha256)
 
 
 def attachment(filename: str) -> str:

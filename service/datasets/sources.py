@@ -82,6 +82,6 @@ def find_file(session: Session, project_id: str, file_id: str, *, param: str) ->
 def chunks_of(storage: Storage, file: File, *, param: str) -> Iterator[bytes]:
     """Raises ApiError 404 at once if the bytes are gone: somebody is deleting the file."""
     try:
-        return storage.stream(file.storage_key)
+        return storage.stream(file.storage_key, sha256=file.sha256)
     except FileNotFoundError as error:
         raise file_not_found(file.id, param=param) from error

@@ -143,17 +143,17 @@ def file_content(
         file = repository.get_file(session, caller.project_id, file_id)
         if file is None:
             raise service.file_not_found(file_id)
-        try:
-            content = storage.stream(file.storage_key)
-        except FileNotFoundError as error:
-            # Another request is deleting it: its bytes are gone, its transaction has not ended yet.
-            raise service.file_not_found(file_id) from error
-        return StreamingResponse(
-            content,
-            media_type="application/octet-stream",
-            headers={
-                "Content-Length": str(file.bytes),
-                "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
-                "ETag": f'"{file.sha256}"',
-            },
-        )
+    try:
+        content = storage.stream(file.storage_key, sha256=file.sha256)
+    except FileNotFoundError as error:
+        # Another request is deleting it, or has done so since.
+        raise service.file_not_found(file_id) from error
+    return StreamingResponse(
+        content,
+        media_type="application/octet-stream",
+        headers={
+            "Content-Length": str(file.bytes),
+            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.filename, safe='')}",
+            "ETag": f'"{file.sha256}"',
+        },
+    )

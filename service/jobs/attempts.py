@@ -32,6 +32,8 @@ class ExitReason(StrEnum):
     DEADLINE = "deadline"
     OUT_OF_MEMORY = "out_of_memory"
     """Of the accelerator, also with half the tokens at once."""
+    STORAGE_DOWN = "storage_down"
+    """The storage did not answer; it goes on when it does."""
     DIED = "died"
     """By a signal or an unexpected error: `exit_code` says which."""
     LOST_LEASE = "lost_lease"

@@ -93,7 +93,10 @@ def complete_upload(
     key = file_key(file_id)
     assembly = _Assembly(upload, limits, expected_md5=request.md5)
     try:
-        storage.put(key, assembly.checked(storage.read_ahead(part_key(upload_id, part.id) for part in parts)))
+        stored = storage.read_ahead(
+            [part_key(upload_id, part.id) for part in parts], sha256=[part.sha256 for part in parts]
+        )
+        storage.put(key, assembly.checked(stored))
     except FileNotFoundError:
         # It was cancelled, or completed by another request, while this one was reading.
         return _ended_meanwhile(database, request, project_id=project_id, upload_id=upload_id)

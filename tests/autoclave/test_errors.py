@@ -11,6 +11,7 @@ ISSUES = [DataIssue(n, "/messages", "rule", f"Broken {n}.", "Mend it.") for n in
 EXAMPLES = [
     DataError(ISSUES, 9, "data.jsonl"),
     NonFiniteLossError(7, float("inf")),
+    NonFiniteLossError(7, float("inf"), (3, 1)),
     SafetyGateError("too harmful", [{"alpha": 0.1}]),
     errors.BaseMismatchError("other base"),
     errors.CancelledError(),

@@ -9,7 +9,7 @@ from service.app import create_app
 from service.db import Database
 from service.settings import Settings
 from service.storage import Storage
-from tests.builders import Tenant, make_adapter, make_admin, make_file, make_job
+from tests.builders import DATA_SHA256, Tenant, make_adapter, make_admin, make_file, make_job
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -43,9 +43,9 @@ def test_every_answer(client: TestClient, tenant: Tenant, method: str, path: str
 
 def test_downloads_too(client: TestClient, database: Database, storage: Storage, tenant: Tenant) -> None:
     with database.transaction() as session:
-        file = make_file(session, tenant.project_id, bytes=4)
+        file = make_file(session, tenant.project_id, bytes=4, sha256=DATA_SHA256)
         adapter = make_adapter(session, make_job(session, tenant.project_id, training_file_id=file.id))
-    storage.put(file.storage_key, b"<a>b")
+    storage.put(file.storage_key, b"data")
     storage.put(adapter.storage_key, b"data")
     for path in (f"/files/{file.id}/content", f"/models/{adapter.model_id}/adapter"):
         answer = client.get(path, headers=tenant.headers)

@@ -22,6 +22,7 @@ from service.db import Database
 from service.models import ApiKey
 from service.startup import StartError, is_loopback
 from tests.builders import make_job, make_tenant
+from tests.s3 import CREDENTIALS, SLOW_DOWN, Fault, FaultyS3
 
 COMMAND = [sys.executable, "-m", "service.main"]
 
@@ -121,10 +122,45 @@ def test_databases_that_cannot_be_used(
 
 
 def test_storage_that_cannot_be_used(sqlite_url: str, tmp_path: Path) -> None:
-    assert "'s3://x' is not supported" in refusal(DATABASE_URL=sqlite_url, STORAGE_URL="s3://x")
+    assert "'ftp://x' is not supported" in refusal(DATABASE_URL=sqlite_url, STORAGE_URL="ftp://x")
     (tmp_path / "taken").write_text("a file")
     line = refusal(DATABASE_URL=sqlite_url, STORAGE_URL=f"file://{tmp_path}/taken/below")
     assert "STORAGE_URL: cannot write to it" in line
+
+
+@pytest.mark.parametrize(
+    ("query", "fault", "words"),
+    [
+        ("", Fault(404, "NoSuchBucket"), "there is no such bucket"),
+        ("", Fault(403, "InvalidAccessKeyId"), "(403 InvalidAccessKeyId); check AWS_ACCESS_KEY_ID"),
+        ("", Fault(403, "AccessDenied"), "(403 AccessDenied); check AWS_ACCESS_KEY_ID"),
+        ("", SLOW_DOWN, "cannot write to it: the storage does not answer (503 SlowDown)"),
+        ("", Fault(seconds=60), "cannot write to it: the storage does not answer (timed out)"),
+        ("http://127.0.0.1:1", None, "cannot write to it: the storage does not answer (connection refused)"),
+        ("http://no.such.host.invalid", None, "the storage does not answer (unknown host)"),
+        ("https://key:hunter2@127.0.0.1", None, "has an endpoint that is not"),
+    ],
+)
+def test_a_bucket_that_cannot_be_used(
+    sqlite_url: str, faulty_s3: FaultyS3, query: str, fault: Fault | None, words: str
+) -> None:
+    if fault is not None:
+        faulty_s3.fail(fault)
+    settings = {"STORAGE_URL": f"s3://bucket?endpoint={query or faulty_s3.url}", **CREDENTIALS}
+    began_at = time.monotonic()
+    line = refusal(DATABASE_URL=sqlite_url, **settings)
+    assert time.monotonic() - began_at < 30
+    assert line.startswith("autoclave api: STORAGE_URL"), line
+    assert words in line
+    assert not any(secret in line for secret in (*CREDENTIALS.values(), "hunter2"))
+
+
+def test_a_bucket_that_may_be_written_but_not_listed(
+    sqlite_url: str, faulty_s3: FaultyS3, faulty_s3_url: str
+) -> None:
+    faulty_s3.fail(Fault(403, "AccessDenied"), method="GET")
+    line = refusal(DATABASE_URL=sqlite_url, STORAGE_URL=faulty_s3_url, **CREDENTIALS)
+    assert "list the bucket" in line
 
 
 @contextmanager

@@ -34,8 +34,8 @@ def finish(database: Database, storage: Storage, job_id: str) -> str:
         job.safety_report = {"summary": {"harmful_score": {"base": 1.0, "before": 80.0, "after": 4.0}}}
         metrics = {"step": 1, "total_steps": 2, "train_loss": 0.5}
         add_event(session, job_id, "Step 1/2: training loss=0.50", now=8.0, type="metrics", data=metrics)
-        adapter = make_adapter(session, job, bytes=7)
-        storage.put(adapter.storage_key, b"weights")
+        adapter = make_adapter(session, job)
+        storage.put(adapter.storage_key, b"data")
         return adapter.model_id
 
 
@@ -108,7 +108,7 @@ def test_every_operation(openai_client: OpenAI, database: Database, storage: Sto
     report = client.get(f"/fine_tuning/jobs/{job.id}/safety_report", cast_to=dict[str, Any])
     assert report["summary"]["harmful_score"]["base"] == 1.0
     tar = client.get(f"/fine_tuning/jobs/{job.id}/adapter", cast_to=openai.HttpxBinaryResponseContent)
-    assert tar.read() == b"weights"
+    assert tar.read() == b"data"
 
     deleted = client.models.delete(model_id)
     assert (deleted.id, deleted.object, deleted.deleted) == (model_id, "model", True)

@@ -1,4 +1,4 @@
-"""Bytes under keys: whole or not at all, and only below the folder."""
+"""Bytes under keys, in a folder and in a bucket: whole or not at all, and only below their place."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from service.storage import (
     private_prefix,
     storage_from_url,
 )
+from service.storage.s3_url import s3_place
+from tests import s3
 
 
 def pieces(num: int, *, fail_at: int | None = None) -> Iterator[bytes]:
@@ -33,7 +35,22 @@ def pieces(num: int, *, fail_at: int | None = None) -> Iterator[bytes]:
         yield bytes([i % 256]) * 65536
 
 
+@pytest.fixture(params=["file", "s3"])
+def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return request.getfixturevalue("s3_url") if request.param == "s3" else f"file://{tmp_path}/storage"
+
+
+file_only = pytest.mark.parametrize("storage_url", ["file"], indirect=True)
+
+
 def everything(storage_url: str) -> list[str]:
+    """Also what is not whole yet."""
+    if storage_url.startswith("s3:"):
+        place = s3_place(storage_url)
+        assert place.endpoint is not None
+        keys = s3.everything_in(place.endpoint, place.bucket)
+        keys += s3.unfinished_uploads(place.endpoint, place.bucket)
+        return sorted(key.removeprefix(f"{place.prefix}/") for key in keys)
     root = Path(storage_url.removeprefix("file://"))
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
@@ -159,6 +176,7 @@ def test_reading_ahead_may_stop_early(storage: Storage) -> None:
     assert not any(thread.name.startswith("read-ahead") for thread in threading.enumerate())
 
 
+@file_only
 def test_what_a_killed_process_left_is_found_by_age(storage: Storage, storage_url: str) -> None:
     process = multiprocessing.get_context("spawn").Process(target=_killed_while_putting, args=(storage_url,))
     process.start()
@@ -180,6 +198,7 @@ def _killed_while_putting(storage_url: str) -> None:
     storage_from_url(storage_url).put("files/half", body())
 
 
+@file_only
 @pytest.mark.parametrize(
     ("words", "kind"),
     [
@@ -193,17 +212,17 @@ def _killed_while_putting(storage_url: str) -> None:
 def test_failures_of_the_store_have_two_names(
     storage: Storage, monkeypatch: pytest.MonkeyPatch, words: str, kind: type[Exception]
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise GenericError(words)
 
-    monkeypatch.setattr("service.storage.obstore.put", fail)
+    monkeypatch.setattr("service.storage.local.obstore.put", fail)
     with pytest.raises(StorageUnavailableError) as raised:
         storage.put("files/a", b"x")
     assert type(raised.value) is kind
     assert words not in str(raised.value)
 
 
-@pytest.mark.parametrize("url", ["s3://bucket", "/no/scheme", "file://host/path", "file:relative"])
+@pytest.mark.parametrize("url", ["ftp://bucket", "/no/scheme", "file://host/path", "file:relative"])
 def test_unsupported_urls_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="STORAGE_URL"):
         storage_from_url(url)

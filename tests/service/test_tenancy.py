@@ -29,6 +29,7 @@ from service.storage import Storage, part_key
 from service.webhooks.announcements import add_delivery
 from tests.builders import (
     BASE_ID,
+    DATA_SHA256,
     Tenant,
     make_adapter,
     make_adapter_file,
@@ -141,7 +142,7 @@ REFUSED_TO_OWNER = (
 def owned(database: Database, storage: Storage, tenant: Tenant) -> dict[str, str]:
     """Everything a tenant can have, as path parameters."""
     with database.transaction() as session:
-        file = make_file(session, tenant.project_id)
+        file = make_file(session, tenant.project_id, sha256=DATA_SHA256)
         storage.put(file.storage_key, b"data")
         job = make_job(
             session,

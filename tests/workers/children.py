@@ -32,7 +32,14 @@ from workers.messages import (
     StepsMeasured,
     encode,
 )
-from workers.order import OUT_OF_MEMORY_EXIT, Order, is_pause, log_fields, read_order
+from workers.order import (
+    OUT_OF_MEMORY_EXIT,
+    STORAGE_DOWN_EXIT,
+    Order,
+    is_pause,
+    log_fields,
+    read_order,
+)
 from workers.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -226,6 +233,11 @@ def needs_memory(child: Child) -> None:
 
 def needs_too_much_memory(child: Child) -> None:
     sys.exit(OUT_OF_MEMORY_EXIT)
+
+
+def finds_no_storage(child: Child) -> None:
+    child.finish_stages(Stage.TRAIN)
+    sys.exit(STORAGE_DOWN_EXIT)
 
 
 def cooperates(child: Child) -> None:

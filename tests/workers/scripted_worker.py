@@ -8,4 +8,8 @@ from tests.workers import children
 from workers.worker import run_worker
 
 if __name__ == "__main__":
-    sys.exit(run_worker(maintain=True, child_command=children.command(sys.argv[1])))
+    sys.exit(
+        run_worker(
+            maintain="--without-maintenance" not in sys.argv, child_command=children.command(sys.argv[1])
+        )
+    )

@@ -16,6 +16,7 @@ from workers.endings import (
     OutOfMemory,
     Paused,
     StopReason,
+    StorageDown,
     ending_of,
     exit_of,
 )
@@ -25,7 +26,7 @@ from workers.messages import Failed, Published
 VERDICT = Failed(code="x", message="x")
 
 
-@pytest.mark.parametrize("exit_code", [0, 1, 42, -9, -15])
+@pytest.mark.parametrize("exit_code", [0, 1, 42, 43, -9, -15])
 def test_what_outranks_the_exit_code(exit_code: int) -> None:
     def ending(verdict: Failed | None, reason: StopReason | None) -> Ending:
         return ending_of(exit_code=exit_code, verdict=verdict, stop_reason=reason)
@@ -43,7 +44,8 @@ def test_what_outranks_the_exit_code(exit_code: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "expected"), [(42, OutOfMemory()), (0, Died(0)), (1, Died(1)), (-9, Died(-9))]
+    ("exit_code", "expected"),
+    [(42, OutOfMemory()), (43, StorageDown()), (0, Died(0)), (1, Died(1)), (-9, Died(-9))],
 )
 def test_the_exit_code_alone(exit_code: int, expected: Ending) -> None:
     assert ending_of(exit_code=exit_code, verdict=None, stop_reason=None) == expected

@@ -17,6 +17,7 @@ import pytest
 from service.db import Database
 from service.settings import Settings
 from tests.builders import get_job
+from tests.s3 import CREDENTIALS
 from tests.workers.conftest import QueuedJob
 from workers.broker import broker_process, broker_url, socket_path, wait_for_broker
 
@@ -159,13 +160,56 @@ def test_a_frozen_worker_that_wakes_up_does_no_harm(
         ("DATABASE_URL", "mysql://x/y", "autoclave worker: DATABASE_URL: 'mysql' is not supported"),
         ("DATABASE_URL", "sqlite:////dev/null/x.db", "autoclave worker: DATABASE_URL: cannot connect"),
         ("BROKER_URL", "redis+socket:///nonexistent.sock", "autoclave worker: BROKER_URL: cannot connect"),
+        (
+            "DATABASE_URL",
+            "sqlite:///{tmp_path}/old.db",
+            "autoclave worker: the database schema is at revision none",
+        ),
         ("STORAGE_URL", "ftp://x", "autoclave worker: STORAGE_URL: 'ftp://x' is not supported"),
+        (
+            "STORAGE_URL",
+            "s3://no-such-bucket?endpoint={s3}",
+            "autoclave worker: STORAGE_URL: there is no such bucket",
+        ),
+        (
+            "STORAGE_URL",
+            "s3://bucket?endpoint=http://127.0.0.1:1",
+            "autoclave worker: STORAGE_URL: cannot write to it: the storage does not answer (connection",
+        ),
         ("HEARTBEAT_SECONDS", "often", "autoclave worker: settings: HEARTBEAT_SECONDS: "),
     ],
 )
-def test_a_start_that_cannot_work_is_one_line(workers: Workers, variable: str, value: str, line: str) -> None:
-    workers.environment[variable] = value
-    worker = workers.start("workers.worker")
-    assert worker.wait(30) == 2
+@pytest.mark.parametrize("command", ["worker", "maintenance"])
+def test_a_start_that_cannot_work_is_one_line(
+    workers: Workers,
+    variable: str,
+    value: str,
+    line: str,
+    command: str,
+    tmp_path: Path,
+    s3_endpoint: str,
+    database: Database,
+    queued_job: QueuedJob,
+) -> None:
+    """And no job is taken."""
+    job_id = queued_job()
+    workers.environment |= {**CREDENTIALS, variable: value.format(tmp_path=tmp_path, s3=s3_endpoint)}
+    if command == "maintenance":
+        line = line.replace("autoclave worker:", "error:")
+    process = workers.start(*(["workers.worker"] if command == "worker" else ["workers.cli", command]))
+    assert process.wait(30) == 2, workers.log()
     assert workers.log().startswith(line), workers.log()
     assert workers.log().count("\n") == 1, workers.log()
+    assert get_job(database, job_id).status == "queued"
+
+
+def test_maintenance_alone_does_what_a_worker_leaves_out(
+    workers: Workers, database: Database, queued_job: QueuedJob
+) -> None:
+    job_id = queued_job()
+    maintenance = workers.start("workers.cli", "maintenance")
+    worker = workers.start("tests.workers.scripted_worker", "happy", "--without-maintenance")
+    wait_for_status(database, job_id, "succeeded", workers)
+    for process in (maintenance, worker):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, workers.log()

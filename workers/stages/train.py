@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import time
@@ -15,9 +16,12 @@ from autoclave.training.checkpoint import CheckpointStore, TrainState
 from autoclave.training.finetune import validation_record
 from autoclave.training.loop import finetune
 from service.jobs.states import Stage
+from service.storage import StorageUnavailableError
 from workers.attempt import Attempt
 from workers.messages import AdapterKept, Checkpointed, StageFinished
 from workers.stages.kept import take_kept
+
+logger = logging.getLogger(__name__)
 
 
 def train(attempt: Attempt) -> StageFinished:
@@ -134,7 +138,15 @@ class UploadedCheckpoints(CheckpointStore):
         self._attempt.reporter.send_curve()  # what lies before the checkpoint will not be repeated
         # A prefix of its own: a reader of the one before it must not see half of this one.
         prefix = f"{self._attempt.prefix(Stage.TRAIN)}-checkpoint-{state.step}"
-        self._attempt.storage.upload_folder(prefix, Path(self.dir) / "latest")
+        try:
+            self._attempt.storage.upload_folder(prefix, Path(self.dir) / "latest")
+        except StorageUnavailableError as error:
+            # Training goes on: should it be killed, the checkpoint before this one still stands.
+            text = f"Checkpoint after step {state.step} not saved, the storage does not answer"
+            self._attempt.reporter.note(text, level="warn")
+            logger.warning("%s: %s", text, error)
+            self._saved_at = time.monotonic()
+            return
         self._attempt.reporter.say(Checkpointed(prefix=prefix, step=state.step))
         self._saved_at = time.monotonic()
         self.saved_step = state.step

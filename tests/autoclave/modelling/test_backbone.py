@@ -11,6 +11,8 @@ from transformers import (
     Gemma2ForCausalLM,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaForCausalLM,
     LlamaModel,
     Qwen2Config,
@@ -76,12 +78,31 @@ def test_through_the_peft_wrapper() -> None:
             Gemma2Config(**SMALL, head_dim=8, final_logit_softcapping=0.5, initializer_range=0.5)
         ),
         CohereForCausalLM(CohereConfig(**SMALL, logit_scale=0.25)),
+        GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=8.0)),
     ],
-    ids=["soft-capped", "scaled"],
+    ids=["soft-capped", "scaled", "divided"],
 )
-def test_models_that_change_their_logits_are_refused(model: Any) -> None:
-    with pytest.raises(ModelError, match=f"{type(model).__name__} does more to its logits"):
-        verify_backbone(model)
+def test_scaled_and_soft_capped_logits_are_those_of_the_whole(model: Any) -> None:
+    model.eval()
+    verify_backbone(model)
+    input_ids = torch.arange(10)[None] + 3
+    backbone = backbone_of(model)
+    with torch.no_grad():
+        hidden = backbone.hidden_states(input_ids)
+        torch.testing.assert_close(backbone.logits(hidden), model(input_ids=input_ids).logits)
+        assert not torch.allclose(backbone.head(hidden), backbone.logits(hidden))
+
+
+class Shifted(LlamaForCausalLM):
+    def forward(self, **inputs: Any) -> Any:
+        output = super().forward(**inputs)
+        output.logits = output.logits + 1.0
+        return output
+
+
+def test_models_that_do_anything_else_to_their_logits_are_refused() -> None:
+    with pytest.raises(ModelError, match="Shifted does more to its logits"):
+        verify_backbone(Shifted(tiny_config()))
 
 
 def test_a_decoder_without_a_head_is_refused() -> None:

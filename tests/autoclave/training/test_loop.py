@@ -186,6 +186,9 @@ def test_divergence_is_caught_before_the_step(base_dir: Path) -> None:
     with pytest.raises(NonFiniteLossError) as caught:
         finetune(model, EXAMPLES, spec, device="cpu", objective=Supervised(diverging))
     assert caught.value.step == 3
+    place = epoch_order(0, num_examples=len(EXAMPLES), seed=spec.seed)[2] + 1
+    assert caught.value.examples == (place,)
+    assert f"at step 3 (examples {place})" in str(caught.value)
     assert all(tensor.isfinite().all() for tensor in weights(model).values())
     assert not model.training
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ def base(database: Database) -> str:
 def store(database: Database, storage: Storage, tenant: Tenant) -> Any:
     def stored(content: bytes, **overrides: Any) -> str:
         with database.transaction() as session:
-            file = make_file(session, tenant.project_id, **overrides)
+            sha256 = hashlib.sha256(content).hexdigest()
+            file = make_file(session, tenant.project_id, sha256=sha256, **overrides)
             storage.put(file.storage_key, content)
             return file.id
 

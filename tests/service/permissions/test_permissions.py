@@ -39,8 +39,8 @@ class Shared:
 def shared(database: Database, storage: Storage, tenant: Tenant) -> Shared:
     with database.transaction() as session:
         job = make_job(session, tenant.project_id, status="succeeded", stage="publish")
-        adapter = make_adapter(session, job, bytes=7)
-    storage.put(adapter.storage_key, b"weights")
+        adapter = make_adapter(session, job)
+    storage.put(adapter.storage_key, b"data")
     return Shared(
         adapter.model_id,
         job.id,
@@ -74,7 +74,7 @@ def test_granting_shows_the_model_and_revoking_hides_it(
     assert seen(client, shared, stranger) == seen(client, shared, cousin) == (False, 404, 404)
     tar = client.get(f"/models/{shared.model}/adapter", headers=shared.sibling.headers)
     own = client.get(f"/fine_tuning/jobs/{shared.job_id}/adapter", headers=shared.owner.headers)
-    assert tar.content == own.content == b"weights"
+    assert tar.content == own.content == b"data"
     for name in ("content-type", "content-length", "etag", "content-disposition", "cache-control"):
         assert tar.headers[name] == own.headers[name]
     # The rest of the job stays its owner's.
