@@ -109,7 +109,7 @@
     asking = true;
     try {
       const after = curve.step.length ? curve.step[curve.step.length - 1] : 0;
-      const answer = await fetch(`${card.dataset.curve}?after=${after}`, { redirect: "error" });
+      const answer = await fetch(`${card.dataset.curve}?after=${after}`, { redirect: "manual" });
       if (!answer.ok) return;
       const found = await answer.json();
       // Another attempt may have repeated steps; and what came in many small pieces is thinned anew.

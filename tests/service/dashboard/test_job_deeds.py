@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -81,6 +82,8 @@ def test_an_ended_job_says_so_on_its_page(
 
 def test_run_again(user: Browser, database: Database, tenant: Tenant) -> None:
     job_id = queued(database, tenant, status="failed", finished_at=1.0)
+    (changed,) = re.findall(r'href="(/app/new\?clone=[^"]*)"', user.get(f"/app/jobs/{job_id}").text)
+    assert user.get(changed).status_code == 200
     answer = user.post(f"/app/jobs/{job_id}/retry")
     assert answer.status_code == 303
     new_id = answer.headers["location"].removeprefix("/app/jobs/")
