@@ -108,6 +108,10 @@ class Settings(BaseSettings):
     pause_grace_seconds: Seconds = Field(
         default=300.0, description="from the pause flag to SIGTERM; a step and its checkpoint must fit"
     )
+    drain_grace_seconds: Seconds = Field(
+        default=15.0,
+        description="from the SIGTERM of a worker to that of its child; a step and its checkpoint must fit",
+    )
     terminate_grace_seconds: Seconds = Field(default=10.0, description="from SIGTERM to SIGKILL")
     stage_deadline_seconds: Seconds = Field(
         default=24 * 3600.0, description="a stage that takes longer fails with deadline_exceeded"

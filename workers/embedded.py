@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 TEND_SECONDS = 0.2
 # One machine, so a worker's silence means more than behind a network.
 _DEFAULTS = {"LEASE_TTL_SECONDS": "20", "HEARTBEAT_SECONDS": "1", "LOG_JSON": "false"}
-_GRACE_SECONDS = {"api": 5.0, "worker": 25.0, "broker": 5.0}
+_GRACE_SECONDS = {"api": 5.0, "worker": 30.0, "broker": 5.0}
 
 
 def require_free_port(host: str, port: int) -> None:

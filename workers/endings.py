@@ -29,6 +29,7 @@ class StopReason(StrEnum):
     PAUSE = "pause"
     """Its owner wants to go on later: it saves a checkpoint before it stops."""
     DRAIN = "drain"
+    """Its worker shuts down: it saves a checkpoint before it stops, if that goes fast."""
 
 
 @dataclass(frozen=True)

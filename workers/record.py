@@ -135,7 +135,10 @@ class JobRecord:
                         valid_mean_token_accuracy=message.valid_mean_token_accuracy,
                     )
                 case Checkpointed(prefix=prefix, step=step):
+                    before = session.scalars(select(Job.checkpoint).where(Job.id == self._claim.job_id)).one()
                     lease.write(session, self._claim, checkpoint={"prefix": prefix, "step": step})
+                    if before is not None and before["prefix"] != prefix:
+                        unneeded = [before["prefix"]]  # nobody goes on from it any more
                 case AdapterKept():
                     unneeded = keep(
                         session,

@@ -228,6 +228,15 @@ def ignores_a_pause(child: Child) -> None:
         time.sleep(0.01)
 
 
+def saves_two_checkpoints(child: Child) -> None:
+    for step in (1, 2):
+        prefix = f"{private_prefix(child.order.job_id)}/{child.order.fencing_number}/train-checkpoint-{step}"
+        child._storage.put(f"{prefix}/state.json", b"{}")
+        child.say(Checkpointed(prefix=prefix, step=step))
+    child.say(ProgressMade(step=1, total_steps=2))
+    child.wait_for_stop_flag()
+
+
 def stubborn(child: Child) -> None:
     """Ignores the flag and SIGTERM, and has a child of its own that does too."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -51,6 +51,7 @@ class Bench:
                 "heartbeat_seconds": 0.1,
                 "max_attempts": 2,
                 "cancel_grace_seconds": 0.3,
+                "drain_grace_seconds": 0.3,
                 "terminate_grace_seconds": 0.3,
             }
         )

@@ -58,6 +58,7 @@ def workers(settings: Settings, tmp_path: Path) -> Iterator[Workers]:
             "LEASE_TTL_SECONDS": "2",
             "HEARTBEAT_SECONDS": "0.2",
             "MAINTENANCE_INTERVAL_SECONDS": "0.2",
+            "DRAIN_GRACE_SECONDS": "0.5",
             "TERMINATE_GRACE_SECONDS": "0.5",
         }
         broker = broker_process(tmp_path, socket, environment=environment, log_path=tmp_path / "broker.log")
