@@ -1,6 +1,7 @@
 """The outbox: a doorbell is written in the transaction that made it necessary and rung afterwards.
 
-A message carries a job id only. Losing one is harmless (the reaper rings again), and so is ringing
+A message says that there is work, and carries the id of the job that made it necessary; which job is done is the
+worker's choice (`service.scheduling.policy`). Losing one is harmless (the reaper rings again), and so is ringing
 twice (a claim succeeds once), so sending is at-least-once without further care.
 """
 
@@ -12,7 +13,14 @@ from sqlalchemy.orm import Session
 from service.models import Job, OutboxMessage
 
 
+def add(session: Session, job_id: str, *, now: float) -> None:
+    """A bell for whoever can run this job. It touches no job, so that it may be rung with other rows locked."""
+    session.add(OutboxMessage(job_id=job_id, created_at=now))
+    session.flush()
+
+
 def enqueue(session: Session, job_id: str, *, now: float) -> None:
+    """A bell that counts as this job's own: it is rung again if nobody takes the job."""
     session.add(OutboxMessage(job_id=job_id, created_at=now))
     session.execute(update(Job).where(Job.id == job_id).values(rung_at=now))
     session.flush()

@@ -129,6 +129,17 @@ class Settings(BaseSettings):
         description="from the end of a job until its checkpoints cannot be released any more",
     )
 
+    # What a worker says of itself.
+    worker_class: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] = Field(
+        default="default",
+        description="class of a worker, such as its GPU's model; projects can be bound to one",
+    )
+    worker_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="device memory that a job on this worker may use; larger jobs go elsewhere; 0: take all",
+    )
+
     # Integrations.
     wandb_mode_of_jobs: Literal["disabled", "online", "offline"] = Field(
         default="disabled",

@@ -1,4 +1,4 @@
-"""The queue: a Celery application with one task, whose message is a job id. JSON only, no results.
+"""The doorbell: a Celery application with one task, whose message is a job id. JSON only, no results.
 
 Celery is the doorbell (docs/decisions/0003): messages are acknowledged when they arrive, and neither
 redelivery nor revocation nor time limits of Celery are relied on.
@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 from celery import Celery
 
+from service.scheduling.workers import DEFAULT_QUEUE
+
 TASK_NAME = "autoclave.run_job"
-QUEUE_NAME = "autoclave"
 
 # A broker that died must be noticed: by a silent TCP peer, and before a message is sent into the void.
 _TRANSPORT_OPTIONS = {
@@ -22,13 +23,14 @@ _TRANSPORT_OPTIONS = {
 }
 
 
-def make_celery(broker_url: str) -> Celery:
+def make_celery(broker_url: str, *, queue: str = DEFAULT_QUEUE) -> Celery:
+    """`queue` is what a worker of this application listens to."""
     app = Celery("autoclave", broker=broker_url, set_as_current=False)
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
-        task_default_queue=QUEUE_NAME,
+        task_default_queue=queue,
         task_acks_late=False,
         worker_prefetch_multiplier=1,
         # A busy worker must not hold a message that an idle one could answer.
@@ -42,11 +44,11 @@ def make_celery(broker_url: str) -> Celery:
     return app
 
 
-def ring(app: Celery, job_id: str) -> None:
+def ring(app: Celery, job_id: str, *, queue: str = DEFAULT_QUEUE) -> None:
     """Send one message, or raise kombu's OperationalError at once: the outbox keeps what was not sent."""
-    app.send_task(TASK_NAME, args=[job_id], retry=False)
+    app.send_task(TASK_NAME, args=[job_id], queue=queue, retry=False)
 
 
-def answer(app: Celery, run_job: Callable[[str], None]) -> None:
-    """Have a worker of `app` call `run_job(job_id)` for every message."""
-    app.task(name=TASK_NAME)(run_job)
+def answer(app: Celery, hear: Callable[[str], None]) -> None:
+    """Have a worker of `app` call `hear(job_id)` for every message."""
+    app.task(name=TASK_NAME)(hear)

@@ -32,7 +32,8 @@ from service.settings import Settings
 from service.startup import StartError, require_no_default_key
 from service.storage import storage_from_url
 from workers.broker import broker_process, broker_url, socket_path, wait_for_broker
-from workers.celery_app import make_celery, ring
+from workers.bells import Bells
+from workers.celery_app import make_celery
 from workers.data_dir import DataDir
 from workers.maintenance import maintenance_from_settings
 from workers.service_process import ServiceProcess
@@ -153,9 +154,7 @@ class EmbeddedService:
         app = make_celery(settings.broker_url)
         stack.callback(app.close)
         storage = storage_from_url(settings.storage_url)
-        stack.enter_context(
-            maintenance_from_settings(database, storage, lambda job_id: ring(app, job_id), settings)
-        )
+        stack.enter_context(maintenance_from_settings(database, storage, Bells(database, app), settings))
 
     def _environment(self, broker: str) -> dict[str, str]:
         return (

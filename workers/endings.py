@@ -5,6 +5,7 @@ the child gave a verdict   -> Finished      it published, or it says why it cann
 a stage took too long      -> DeadlineExceeded
 a pause was asked for      -> Paused        keeps its newest checkpoint, not counted as an attempt
 this worker shuts down     -> Drained       goes back to the queue, not counted as an attempt
+it needs more memory       -> TooLarge      goes back to the queue, not counted, for a larger worker
 exit code 42               -> OutOfMemory   once more with half the micro-batch
 anything else              -> Died          back to the queue while attempts are left
 """
@@ -28,6 +29,8 @@ class StopReason(StrEnum):
     DEADLINE = "deadline"
     PAUSE = "pause"
     """Its owner wants to go on later: it saves a checkpoint before it stops."""
+    TOO_LARGE = "too_large"
+    """It needs more memory than this worker's device has."""
     DRAIN = "drain"
     """Its worker shuts down: it saves a checkpoint before it stops, if that goes fast."""
 
@@ -58,6 +61,11 @@ class Drained:
 
 
 @dataclass(frozen=True)
+class TooLarge:
+    pass
+
+
+@dataclass(frozen=True)
 class OutOfMemory:
     pass
 
@@ -79,13 +87,14 @@ class Died:
         return "its process stopped because of an internal error"
 
 
-Ending = Cancelled | Finished | DeadlineExceeded | Paused | Drained | OutOfMemory | Died
+Ending = Cancelled | Finished | DeadlineExceeded | Paused | Drained | TooLarge | OutOfMemory | Died
 
 
 _STOPPED: dict[StopReason | None, Ending] = {
     StopReason.DEADLINE: DeadlineExceeded(),
     StopReason.PAUSE: Paused(),
     StopReason.DRAIN: Drained(),
+    StopReason.TOO_LARGE: TooLarge(),
 }
 
 

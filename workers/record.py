@@ -37,12 +37,14 @@ from workers.endings import (
     Finished,
     OutOfMemory,
     Paused,
+    TooLarge,
 )
 from workers.messages import (
     AdapterKept,
     AnyMessage,
     Checkpointed,
     Failed,
+    MemoryEstimated,
     MetricsMeasured,
     Noted,
     ProgressMade,
@@ -139,6 +141,8 @@ class JobRecord:
                     lease.write(session, self._claim, checkpoint={"prefix": prefix, "step": step})
                     if before is not None and before["prefix"] != prefix:
                         unneeded = [before["prefix"]]  # nobody goes on from it any more
+                case MemoryEstimated(num_bytes=needed):
+                    lease.write(session, self._claim, needed_memory_bytes=needed)
                 case AdapterKept():
                     unneeded = keep(
                         session,
@@ -224,9 +228,8 @@ class JobRecord:
                     verdict = Failed(code="out_of_memory", message=text)
                     self._fail(session, stage, verdict, log_tail=log_tail, now=now)
                 # Kept paused by `hand_back`; or queued, if it was resumed while it stopped.
-                case Paused() | Drained():
-                    drained = isinstance(ending, Drained)
-                    reason = "its worker is shutting down" if drained else "it was resumed"
+                case Paused() | Drained() | TooLarge():
+                    reason = _RETURNED[type(ending)]
                     lease.hand_back(
                         session, claim, reason=reason, now=now, count_attempt=False, progress=None
                     )
@@ -257,6 +260,13 @@ class JobRecord:
             fencing_number=self._claim.fencing_number,
             values=values,
         )
+
+
+_RETURNED: dict[type[Ending], str] = {
+    Paused: "it was resumed",
+    Drained: "its worker is shutting down",
+    TooLarge: "it needs a worker with more memory",
+}
 
 
 def ring_again(database: Database, job_id: str) -> None:

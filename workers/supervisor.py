@@ -1,4 +1,4 @@
-"""Takes one job, runs it in child processes, and writes how it ended. Imports no torch.
+"""Takes the job whose turn it is, runs it in child processes, and writes how it ended. Imports no torch.
 
     claim -> order.json -> child (watched) -> conclusion -> scratch and private objects deleted, but for
     kept adapters
@@ -27,6 +27,7 @@ from service.jobs.results import ResultFile, store_results, validation_loss
 from service.jobs.transitions import LeaseLostError
 from service.models import Job
 from service.quotas.limits import default_quota
+from service.scheduling.workers import kind_from_settings
 from service.settings import Settings
 from service.storage import Storage
 from workers.child import WANDB_NAMES, ChildProcess
@@ -75,16 +76,25 @@ class Supervisor:
         self._shutdown = shutdown
         self._child_command = child_command
 
-    def run(self, job_id: str) -> None:
-        """Work on the job until it ended or is back in the queue. A job that somebody else has, or that
-        is over, is left alone: doorbells ring more than once."""
+    def answer(self, rung_for: str) -> None:
+        """A doorbell rang, for the job of this id: do what is to be done, job after job, until nothing is left for
+        this worker or it shuts down."""
         if self._shutdown.is_set():
-            ring_again(self._database, job_id)
+            ring_again(self._database, rung_for)
             return
-        claim = self._claim(job_id)
+        while not self._shutdown.is_set() and self.run_next():
+            pass
+
+    def run_next(self) -> bool:
+        """Work on the job whose turn it is until it ended or is back in the queue; False if there is none.
+        Doorbells ring more than once."""
+        if self._shutdown.is_set():
+            return False
+        claim = self._claim()
         if claim is None:
-            log.info("nothing to claim", job_id=job_id)
-            return
+            log.info("nothing to claim")
+            return False
+        job_id = claim.job_id
         bound = log.bind(job_id=job_id, attempt=claim.attempt, fencing_number=claim.fencing_number)
         bound.info("claimed", stage=claim.stage.value)
         scratch = self._work_dir / f"{job_id}-{claim.fencing_number}"
@@ -93,19 +103,20 @@ class Supervisor:
             over = self._work(claim, scratch)
         except LeaseLostError as error:
             bound.warning("lease lost, nothing written", error=str(error))
-            return
+            return True
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         bound.info("job over" if over else "job handed back")
         if over:
             ttl_seconds = self._settings.kept_adapter_ttl_seconds
             sweep_job(self._database, self._storage, job_id, kept_ttl_seconds=ttl_seconds, now=time.time())
+        return True
 
-    def _claim(self, job_id: str) -> Claim | None:
+    def _claim(self) -> Claim | None:
         with self._database.transaction() as session:
-            return lease.claim(
+            return lease.claim_next(
                 session,
-                job_id,
+                kind=kind_from_settings(self._settings),
                 owner=self._owner,
                 ttl_seconds=self._limits.lease_ttl_seconds,
                 max_attempts=self._limits.max_attempts,

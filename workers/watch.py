@@ -22,7 +22,15 @@ from service.jobs.transitions import LeaseLostError
 from workers.child import ChildProcess
 from workers.endings import Ending, StopReason, ending_of
 from workers.escalation import Escalation, Step
-from workers.messages import AnyMessage, Failed, ProgressMade, Published, StageFinished, Verdict
+from workers.messages import (
+    AnyMessage,
+    Failed,
+    MemoryEstimated,
+    ProgressMade,
+    Published,
+    StageFinished,
+    Verdict,
+)
 from workers.order import set_stop_flag
 from workers.record import JobRecord
 
@@ -52,6 +60,8 @@ class Limits:
     drain_grace_seconds: float
     terminate_grace_seconds: float
     stage_deadline_seconds: float
+    worker_memory_bytes: int
+    """0: not declared."""
 
 
 class Watch:
@@ -121,6 +131,10 @@ class Watch:
                 case Published() | Failed():
                     self._verdict = message
                     self._stop(StopReason.VERDICT, flag_seconds=self._limits.terminate_grace_seconds)
+                case MemoryEstimated(num_bytes=needed):
+                    self._unwritten.append(message)
+                    if 0 < self._limits.worker_memory_bytes < needed:
+                        self._stop(StopReason.TOO_LARGE, flag_seconds=0.0)
                 case StageFinished():
                     self._unwritten.append(message)
                     self._stage_began_at = self._clock()

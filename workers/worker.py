@@ -1,4 +1,4 @@
-"""A worker: hears the doorbell and supervises one job at a time. `python -m workers.worker`.
+"""A worker: hears the doorbell of its kind and supervises one job at a time. `python -m workers.worker`.
 
 Celery's `threads` pool with one thread: the supervisor needs a long-lived thread of this process, and
 never forks. SIGTERM, Ctrl-C and SIGHUP make it stop its child, hand the job back and exit.
@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import threading
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,12 @@ from celery import Celery, signals
 from kombu.exceptions import OperationalError as BrokerError
 
 from service import log as logging_setup
+from service.scheduling.workers import kind_from_settings
 from service.startup import StartError, open_database, open_storage, settings_from_environment
-from workers.celery_app import QUEUE_NAME, answer, make_celery, ring
+from workers.bells import Bells
+from workers.celery_app import answer, make_celery, ring
 from workers.maintenance import maintenance_from_settings
+from workers.presence import Presence
 from workers.scratch import own_folder
 from workers.signing import SigningKey, SigningKeyError
 from workers.supervisor import ChildCommand, Supervisor, runner_command
@@ -62,7 +65,8 @@ def run_worker(*, maintain: bool, child_command: ChildCommand = runner_command) 
         storage = open_storage(settings.storage_url)
         if settings.signing_key_file is not None:
             require_signing_key(settings.signing_key_file)
-        app = make_celery(settings.broker_url)
+        kind = kind_from_settings(settings)
+        app = make_celery(settings.broker_url, queue=kind.queue_name)
         require_broker(app)
         work_dir = own_folder(settings.work_dir)
         stack.callback(shutil.rmtree, work_dir, ignore_errors=True)
@@ -78,9 +82,9 @@ def run_worker(*, maintain: bool, child_command: ChildCommand = runner_command) 
             shutdown=shutdown,
             child_command=child_command,
         )
-        answer(app, supervisor.run)
-        loop = maintenance_from_settings(database, storage, lambda job_id: ring(app, job_id), settings)
-        with loop if maintain else nullcontext():
+        answer(app, supervisor.answer)
+        loop = maintenance_from_settings(database, storage, Bells(database, app), settings)
+        with Presence(database, kind), loop if maintain else nullcontext():
             return serve(app, shutdown)
 
 
@@ -96,7 +100,10 @@ def serve(app: Celery, shutdown: threading.Event) -> int:
         # Ctrl-C. One way to stop is enough.
         for number in (signal.SIGHUP, signal.SIGINT):
             signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        log.info("worker ready", queue=QUEUE_NAME)
+        log.info("worker ready", queue=app.conf.task_default_queue)
+        # For what waited while nobody of this kind was there. Lost with the broker, it is rung for later.
+        with suppress(BrokerError):
+            ring(app, "", queue=app.conf.task_default_queue)
 
     def on_setup_logging(**_: Any) -> None:
         """A receiver, of whatever kind, keeps Celery from replacing our logging."""

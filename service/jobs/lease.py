@@ -1,7 +1,7 @@
 """Who may work on a job: claims, leases and fencing numbers.
 
-A claim is one UPDATE, so of any number of workers that heard the doorbell exactly one gets the
-job, and it bumps the fencing number. Every later write of that worker carries the number; once
+Which job a worker gets is chosen by `service.scheduling.policy`. A claim is one UPDATE, so of any number of
+workers that want a job exactly one gets it, and it bumps the fencing number. Every later write of that worker carries the number; once
 another claim bumped it, the old worker's writes touch no row (LeaseLostError).
 """
 
@@ -11,16 +11,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 
 from service import outbox
 from service.jobs.events import add_event
 from service.jobs.states import Stage, Status, next_stage
 from service.jobs.transitions import LeaseLostError, fail, move
-from service.models import Job
-from service.quotas import turns
-from service.quotas.limits import Quota
+from service.models import Job, ProjectQueue
+from service.quotas.limits import Quota, quota_of
+from service.scheduling import lanes
+from service.scheduling.policy import next_job
+from service.scheduling.workers import Kind
+
+
+MOST_RUNG = 1000
 
 
 class StopRequest(StrEnum):
@@ -39,6 +44,28 @@ class Claim:
     attempt: int
 
 
+def claim_next(
+    session: Session,
+    *,
+    owner: str,
+    ttl_seconds: float,
+    max_attempts: int,
+    now: float,
+    kind: Kind | None = None,
+    default_quota: Quota | None = None,
+) -> Claim | None:
+    """Take the job whose turn it is; None if there is none for this kind of worker."""
+    turn = next_job(session, kind or Kind(), default=default_quota or Quota(), max_attempts=max_attempts)
+    if turn is None:
+        return None
+    taken = _take(
+        session, turn.job_id, owner=owner, ttl_seconds=ttl_seconds, max_attempts=max_attempts, now=now
+    )
+    assert taken is not None, f"{turn.job_id} was locked and is not queued"
+    lanes.count(session, turn.project_id, running_limit=turn.limit)
+    return taken
+
+
 def claim(
     session: Session,
     job_id: str,
@@ -49,10 +76,20 @@ def claim(
     now: float,
     default_quota: Quota | None = None,
 ) -> Claim | None:
-    """Take the job if it is queued. None: somebody else has it, it ended, a cancel came first, or its
-    project runs as many as it may (then it is rung for when one of them ends)."""
-    if not turns.may_run(session, job_id, default_quota or Quota()):
-        return None
+    """Take this job if it is queued, whoever's turn it is. None: somebody else has it, it ended, or a cancel
+    came first."""
+    taken = _take(session, job_id, owner=owner, ttl_seconds=ttl_seconds, max_attempts=max_attempts, now=now)
+    if taken is not None:
+        project_id = session.scalars(select(Job.project_id).where(Job.id == job_id)).one()
+        lanes.locked(session, project_id)
+        limit = quota_of(session, project_id, default_quota or Quota()).concurrent_jobs
+        lanes.count(session, project_id, running_limit=limit)
+    return taken
+
+
+def _take(
+    session: Session, job_id: str, *, owner: str, ttl_seconds: float, max_attempts: int, now: float
+) -> Claim | None:
     row = session.execute(
         update(Job)
         .where(
@@ -69,14 +106,13 @@ def claim(
             attempt_count=Job.attempt_count + 1,
             progress=None,
             stage_began_at=now,
-            held_since=None,
+            started_at=func.coalesce(Job.started_at, now),
         )
         .returning(Job.fencing_number, Job.stage, Job.attempt_count)
     ).first()
     if row is None:
         return None
     fencing_number, stage, attempt = row
-    session.execute(update(Job).where(Job.id == job_id, Job.started_at.is_(None)).values(started_at=now))
     text = "Fine-tuning job started" if attempt == 1 else f"Fine-tuning job resumed at stage {stage}"
     add_event(session, job_id, text, now=now, data={"attempt": attempt, "stage": stage})
     return Claim(job_id, owner, fencing_number, Stage(stage), attempt)
@@ -178,7 +214,7 @@ def expired(session: Session, *, now: float, limit: int = 100) -> list[Job]:
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    # In the order of their projects: ending a job takes its project's lock (`service.quotas.turns`).
+    # In the order of their projects: ending a job locks its project's row (`service.scheduling.lanes`).
     return sorted(session.scalars(query), key=lambda job: job.project_id)
 
 
@@ -213,12 +249,23 @@ def reap(session: Session, job: Job, *, max_attempts: int, now: float) -> None:
 
 
 def silent(session: Session, *, rung_before: float, limit: int = 100) -> list[str]:
-    """Queued jobs whose doorbell brought nobody: the message was lost, or the broker was. Not those that
-    wait for another job of their project, whose end rings for them."""
+    """Queued jobs whose doorbell brought nobody: the message was lost, or the broker was. Not those whose project
+    runs as many as it may, the end of one rings for them; and not more than `MOST_RUNG` in as long as it takes to
+    be silent: a worker that hears one bell goes on until nothing is left."""
+    lately = (
+        select(Job.id).where(Job.status == Status.QUEUED.value, Job.rung_at >= rung_before).limit(MOST_RUNG)
+    )
+    room = MOST_RUNG - (session.scalar(select(func.count()).select_from(lately.subquery())) or 0)
+    limited = and_(ProjectQueue.running_limit > 0, ProjectQueue.num_running >= ProjectQueue.running_limit)
     query = (
         select(Job.id)
-        .where(Job.status == Status.QUEUED.value, Job.rung_at < rung_before, Job.held_since.is_(None))
+        .outerjoin(ProjectQueue, ProjectQueue.project_id == Job.project_id)
+        .where(
+            Job.status == Status.QUEUED.value,
+            Job.rung_at < rung_before,
+            func.coalesce(limited, False).is_(False),
+        )
         .order_by(Job.rung_at)
-        .limit(limit)
+        .limit(max(0, min(limit, room)))
     )
     return list(session.scalars(query))

@@ -10,6 +10,7 @@ from service.models.base import Table
 from service.models.catalog import AlignedBase
 from service.models.files import File, FirstAnswer, Upload, UploadPart
 from service.models.jobs import Job, JobCheckpoint, JobEvent, JobMetrics, OutboxMessage
+from service.models.scheduling import KnownWorker, ProjectQueue
 from service.models.tenants import AdminKey, ApiKey, GpuUsage, Organization, Project, ProjectQuota
 from service.models.webhooks import Webhook, WebhookDelivery
 
@@ -28,9 +29,11 @@ __all__ = [
     "JobCheckpoint",
     "JobEvent",
     "JobMetrics",
+    "KnownWorker",
     "Organization",
     "OutboxMessage",
     "Project",
+    "ProjectQueue",
     "ProjectQuota",
     "ServerSecret",
     "Table",

@@ -22,6 +22,7 @@ from workers.messages import (
     AnyMessage,
     Checkpointed,
     Failed,
+    MemoryEstimated,
     MetricsMeasured,
     Noted,
     ProgressMade,
@@ -198,6 +199,12 @@ def needs_memory(child: Child) -> None:
 
 def needs_too_much_memory(child: Child) -> None:
     sys.exit(OUT_OF_MEMORY_EXIT)
+
+
+def is_large(child: Child) -> None:
+    child.say(MemoryEstimated(num_bytes=3 * 2**30))
+    child.wait_for_stop_flag()
+    time.sleep(600)
 
 
 def cooperates(child: Child) -> None:

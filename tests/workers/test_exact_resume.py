@@ -66,7 +66,7 @@ class RealJobs:
             )
             return job.id
 
-    def run(self, job_id: str) -> None:
+    def run(self) -> None:
         Supervisor(
             self.database,
             self.bench.storage,
@@ -74,11 +74,11 @@ class RealJobs:
             owner="test",
             work_dir=Path(self.settings.work_dir),
             shutdown=self.shutdown,
-        ).run(job_id)
+        ).run_next()
 
     def run_until_step(self, job_id: str, step: int, stop: Callable[[], object]) -> Job:
         """`stop` is called once the job's progress shows the step of training."""
-        thread = threading.Thread(target=self.run, args=(job_id,))
+        thread = threading.Thread(target=self.run)
         thread.start()
         deadline = time.monotonic() + 90
         while (self.job(job_id).progress or {}).get("step", 0) < step or self.job(job_id).stage != "train":
@@ -125,8 +125,9 @@ def jobs(
 
 
 def test_drained_paused_and_killed(jobs: RealJobs) -> None:
-    whole_id, broken_id = jobs.queue(), jobs.queue()
-    jobs.run(whole_id)
+    whole_id = jobs.queue()
+    jobs.run()
+    broken_id = jobs.queue()
     assert jobs.job(whole_id).status == "succeeded", jobs.job(whole_id).log_tail
 
     def saved(job: Job) -> int:
@@ -151,7 +152,7 @@ def test_drained_paused_and_killed(jobs: RealJobs) -> None:
     assert (killed.status, killed.stage, killed.attempt_count) == ("queued", "train", 1)
     assert saved(killed) >= saved(paused)
 
-    jobs.run(broken_id)
+    jobs.run()
     whole, broken = jobs.job(whole_id), jobs.job(broken_id)
     assert broken.status == "succeeded", broken.log_tail
     keep: dict[str, Any] = {
