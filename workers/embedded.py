@@ -31,8 +31,8 @@ from service.models import ApiKey
 from service.settings import Settings
 from service.startup import StartError, require_no_default_key
 from service.storage import storage_from_url
-from workers.broker import broker_process, broker_url, socket_path, wait_for_broker
 from workers.bells import Bells
+from workers.broker import broker_process, broker_url, socket_path, wait_for_broker
 from workers.celery_app import make_celery
 from workers.data_dir import DataDir
 from workers.maintenance import maintenance_from_settings

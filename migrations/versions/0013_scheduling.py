@@ -40,6 +40,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("jobs", recreate="never") as jobs:
         jobs.add_column(sa.Column("needed_memory_bytes", sa.BigInteger(), nullable=True))
+    op.drop_index("ix_jobs_held", table_name="jobs")
     op.create_index(
         "ix_project_queues_turn",
         "project_queues",
@@ -54,9 +55,7 @@ def upgrade() -> None:
         postgresql_where=QUEUED,
         sqlite_where=QUEUED,
     )
-    op.create_index(
-        "ix_jobs_running", "jobs", ["project_id"], postgresql_where=RUNNING, sqlite_where=RUNNING
-    )
+    op.create_index("ix_jobs_running", "jobs", ["project_id"], postgresql_where=RUNNING, sqlite_where=RUNNING)
     op.create_index("ix_jobs_rung", "jobs", ["rung_at"], postgresql_where=QUEUED, sqlite_where=QUEUED)
     op.execute(
         """
@@ -78,6 +77,7 @@ def downgrade() -> None:
         ("ix_project_queues_turn", "project_queues"),
     ):
         op.drop_index(name, table_name=table)
+    op.create_index("ix_jobs_held", "jobs", ["project_id", "held_since"])
     with op.batch_alter_table("jobs", recreate="never") as jobs:
         jobs.drop_column("needed_memory_bytes")
     op.drop_table("known_workers")

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import and_, func, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, func, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from service import outbox
 from service.jobs.events import add_event
@@ -20,10 +22,8 @@ from service.jobs.states import Stage, Status, next_stage
 from service.jobs.transitions import LeaseLostError, fail, move
 from service.models import Job, ProjectQueue
 from service.quotas.limits import Quota, quota_of
-from service.scheduling import lanes
-from service.scheduling.policy import next_job
+from service.scheduling import lanes, policy
 from service.scheduling.workers import Kind
-
 
 MOST_RUNG = 1000
 
@@ -55,15 +55,27 @@ def claim_next(
     default_quota: Quota | None = None,
 ) -> Claim | None:
     """Take the job whose turn it is; None if there is none for this kind of worker."""
-    turn = next_job(session, kind or Kind(), default=default_quota or Quota(), max_attempts=max_attempts)
-    if turn is None:
-        return None
-    taken = _take(
-        session, turn.job_id, owner=owner, ttl_seconds=ttl_seconds, max_attempts=max_attempts, now=now
-    )
-    assert taken is not None, f"{turn.job_id} was locked and is not queued"
-    lanes.count(session, turn.project_id, running_limit=turn.limit)
-    return taken
+    kind, default = kind or Kind(), default_quota or Quota()
+    values = policy.parameters(kind, max_attempts) | _taking(owner=owner, ttl_seconds=ttl_seconds, now=now)
+    tried: list[str] = []
+    waits = False
+    while len(tried) < policy.MOST_PROJECTS_TRIED:
+        turn = policy.next_project(
+            session, kind, default=default, max_attempts=max_attempts, tried=tried, waits=waits
+        )
+        if turn is None:
+            if waits:
+                return None
+            waits = True  # for the projects that were passed over
+            continue
+        taken = _take(
+            session, _take_head(sized=kind.memory_bytes > 0), values | {"turn": turn.project_id}, now=now
+        )
+        if taken is not None:
+            lanes.one_more_runs(session, turn.project_id, running_limit=turn.limit)
+            return taken
+        tried.append(turn.project_id)
+    return None
 
 
 def claim(
@@ -78,41 +90,62 @@ def claim(
 ) -> Claim | None:
     """Take this job if it is queued, whoever's turn it is. None: somebody else has it, it ended, or a cancel
     came first."""
-    taken = _take(session, job_id, owner=owner, ttl_seconds=ttl_seconds, max_attempts=max_attempts, now=now)
+    session.flush()
+    values = _taking(owner=owner, ttl_seconds=ttl_seconds, now=now)
+    taken = _take(session, _TAKE_ONE, values | {"job_id": job_id, "max_attempts": max_attempts}, now=now)
     if taken is not None:
         project_id = session.scalars(select(Job.project_id).where(Job.id == job_id)).one()
-        lanes.locked(session, project_id)
-        limit = quota_of(session, project_id, default_quota or Quota()).concurrent_jobs
-        lanes.count(session, project_id, running_limit=limit)
+        queue = lanes.locked(session, project_id)
+        queue.running_limit = quota_of(session, project_id, default_quota or Quota()).concurrent_jobs
+        lanes.count(session, project_id, recent=queue.recent)
     return taken
 
 
-def _take(
-    session: Session, job_id: str, *, owner: str, ttl_seconds: float, max_attempts: int, now: float
-) -> Claim | None:
-    row = session.execute(
-        update(Job)
+def _taking(*, owner: str, ttl_seconds: float, now: float) -> dict[str, Any]:
+    """Parameters of `_taken`."""
+    return {"owner": owner, "until": now + ttl_seconds, "at": now}
+
+
+def _taken(which: ColumnElement[bool]) -> ReturningUpdate[Any]:
+    """The claim: one UPDATE."""
+    jobs = Job.__table__
+    return (
+        update(jobs)  # type: ignore[arg-type]
         .where(
-            Job.id == job_id,
-            Job.status == Status.QUEUED.value,
-            Job.cancel_requested_at.is_(None),
-            Job.attempt_count < max_attempts,
+            which,
+            jobs.c.status == lanes.QUEUED,
+            jobs.c.cancel_requested_at.is_(None),
+            jobs.c.attempt_count < bindparam("max_attempts"),
         )
         .values(
             status=Status.RUNNING.value,
-            lease_owner=owner,
-            lease_expires_at=now + ttl_seconds,
-            fencing_number=Job.fencing_number + 1,
-            attempt_count=Job.attempt_count + 1,
+            lease_owner=bindparam("owner"),
+            lease_expires_at=bindparam("until"),
+            fencing_number=jobs.c.fencing_number + 1,
+            attempt_count=jobs.c.attempt_count + 1,
             progress=None,
-            stage_began_at=now,
-            started_at=func.coalesce(Job.started_at, now),
+            stage_began_at=bindparam("at"),
+            started_at=func.coalesce(jobs.c.started_at, bindparam("at")),
         )
-        .returning(Job.fencing_number, Job.stage, Job.attempt_count)
-    ).first()
+        .returning(jobs.c.id, jobs.c.lease_owner, jobs.c.fencing_number, jobs.c.stage, jobs.c.attempt_count)
+    )
+
+
+_TAKE_ONE = _taken(Job.__table__.c.id == bindparam("job_id"))
+
+
+@lru_cache
+def _take_head(*, sized: bool) -> ReturningUpdate[Any]:
+    return _taken(Job.__table__.c.id == policy.head(sized=sized))
+
+
+def _take(
+    session: Session, statement: ReturningUpdate[Any], values: dict[str, Any], *, now: float
+) -> Claim | None:
+    row = session.connection().execute(statement, values).first()
     if row is None:
         return None
-    fencing_number, stage, attempt = row
+    job_id, owner, fencing_number, stage, attempt = row
     text = "Fine-tuning job started" if attempt == 1 else f"Fine-tuning job resumed at stage {stage}"
     add_event(session, job_id, text, now=now, data={"attempt": attempt, "stage": stage})
     return Claim(job_id, owner, fencing_number, Stage(stage), attempt)

@@ -9,7 +9,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from service.models.base import Json, Table
 
-
 _QUEUED, _RUNNING = (text(f"status = '{status}'") for status in ("queued", "running"))
 
 
@@ -22,7 +21,6 @@ class Job(Table):
         Index("ix_jobs_leases", "status", "lease_expires_at"),
         Index("ix_jobs_queue", "status", "queued_at", "id"),
         Index("ix_jobs_history", "base_id", "status", "finished_at"),
-        Index("ix_jobs_held", "project_id", "held_since"),
         Index("ix_jobs_from_checkpoint", "from_checkpoint"),
         Index(
             "ix_jobs_turn", "project_id", "queued_at", "id", postgresql_where=_QUEUED, sqlite_where=_QUEUED

@@ -10,7 +10,17 @@ from __future__ import annotations
 
 import math
 
-from sqlalchemy import ScalarSelect, func, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnClause,
+    Update,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -21,6 +31,9 @@ from service.models import Job, ProjectQueue
 HALF_LIFE_SECONDS = 3600.0
 """Running time counts half as much for every hour that passed since."""
 COUNTED_WAITING = 1001
+# Literals: an index over the rows of one status serves no statement that takes the status as a parameter.
+QUEUED: ColumnClause[str] = literal_column(f"'{Status.QUEUED.value}'")
+RUNNING: ColumnClause[str] = literal_column(f"'{Status.RUNNING.value}'")
 
 
 def charged(recent: float, seconds: float, *, now: float) -> float:
@@ -70,35 +83,52 @@ def refresh(session: Session, project_id: str, *, now: float, used_seconds: floa
         ring(session, project_id, now=now)
 
 
-def count(session: Session, project_id: str, **values: object) -> int:
-    """Count the project's jobs, behind the lock of its row, and write that with `values`; how many run."""
-    statement = (
-        update(ProjectQueue)
-        .where(ProjectQueue.project_id == project_id)
-        .values(
-            num_running=_number(project_id, Status.RUNNING),
-            num_waiting=_number(project_id, Status.QUEUED, at_most=COUNTED_WAITING),
-            head_queued_at=select(func.min(Job.queued_at))
-            .where(Job.project_id == project_id, Job.status == Status.QUEUED.value)
-            .scalar_subquery(),
-            **values,
-        )
-        .returning(ProjectQueue.num_running)
-        .execution_options(synchronize_session=False)
+def count(session: Session, project_id: str, *, recent: float) -> int:
+    """Count the project's jobs, behind the lock of its row; how many run."""
+    return int(session.connection().execute(_COUNT, {"of": project_id, "lately": recent}).scalar_one())
+
+
+def one_more_runs(session: Session, project_id: str, *, running_limit: int) -> None:
+    """A job of the project was claimed behind the lock of its row: what `count` would find, without counting."""
+    session.connection().execute(_ONE_MORE_RUNS, {"of": project_id, "most": running_limit})
+
+
+def _statements() -> tuple[Update, Update]:
+    jobs, queues = Job.__table__.c, ProjectQueue.__table__
+    of: BindParameter[str] = bindparam("of")
+    waiting = select(jobs.id).where(jobs.project_id == of, jobs.status == QUEUED).limit(COUNTED_WAITING)
+    running = select(jobs.id).where(jobs.project_id == of, jobs.status == RUNNING)
+    first = select(func.min(jobs.queued_at)).where(jobs.project_id == of, jobs.status == QUEUED)
+    row = update(queues).where(  # type: ignore[arg-type]
+        queues.c.project_id == of
     )
-    return session.execute(statement).scalar_one()
+    counted = row.values(
+        num_running=select(func.count()).select_from(running.subquery()).scalar_subquery(),
+        num_waiting=select(func.count()).select_from(waiting.subquery()).scalar_subquery(),
+        head_queued_at=first.scalar_subquery(),
+        recent=bindparam("lately"),
+    )
+    # At the bound there may be any number; the next count says.
+    fewer = case(
+        (queues.c.num_waiting >= COUNTED_WAITING, queues.c.num_waiting), else_=queues.c.num_waiting - 1
+    )
+    one_more = row.values(
+        num_running=queues.c.num_running + 1,
+        num_waiting=fewer,
+        head_queued_at=first.scalar_subquery(),
+        running_limit=bindparam("most"),
+    )
+    return counted.returning(queues.c.num_running), one_more
 
 
-def _number(project_id: str, status: Status, *, at_most: int | None = None) -> ScalarSelect[int]:
-    rows = select(Job.id).where(Job.project_id == project_id, Job.status == status.value).limit(at_most)
-    return select(func.count()).select_from(rows.subquery()).scalar_subquery()
+_COUNT, _ONE_MORE_RUNS = _statements()
 
 
 def ring(session: Session, project_id: str, *, now: float, count: int = 1) -> None:
     """For the first jobs of the project that wait."""
     query = (
         select(Job.id)
-        .where(Job.project_id == project_id, Job.status == Status.QUEUED.value)
+        .where(Job.project_id == project_id, Job.status == QUEUED)
         .order_by(Job.queued_at, Job.id)
         .limit(count)
     )
