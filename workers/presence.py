@@ -16,8 +16,8 @@ log = structlog.get_logger(__name__)
 
 
 class Presence:
-    """A context manager: announces once before its block, which may raise, and then in a thread, which goes on
-    whatever happens."""
+    """A context manager: announces once before its block, which may raise, and then in a thread, which goes
+    on whatever happens."""
 
     def __init__(self, database: Database, kind: Kind, *, interval_seconds: float = ANNOUNCE_SECONDS) -> None:
         self._database = database

@@ -77,8 +77,8 @@ class Supervisor:
         self._child_command = child_command
 
     def answer(self, rung_for: str) -> None:
-        """A doorbell rang, for the job of this id: do what is to be done, job after job, until nothing is left for
-        this worker or it shuts down."""
+        """A doorbell rang, for the job of this id: do what is to be done, job after job, until nothing is
+        left for this worker or it shuts down."""
         if self._shutdown.is_set():
             ring_again(self._database, rung_for)
             return

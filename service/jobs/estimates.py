@@ -18,8 +18,8 @@ COMPARED_JOBS = 5
 
 def queue_position(session: Session, job: Job) -> int | None:
     """1 is next: the place at which the job would start if none came and none ended, by the rule that workers
-    choose by (`service.scheduling.policy`), limits and the sizes of workers left out. None for a job that does not
-    wait, or far back."""
+    choose by (`service.scheduling.policy`), limits and the sizes of workers left out. None for a job that
+    does not wait, or far back."""
     if job.status != Status.QUEUED or job.queued_at is None:
         return None
     before = or_(Job.queued_at < job.queued_at, and_(Job.queued_at == job.queued_at, Job.id < job.id))
@@ -38,8 +38,8 @@ def queue_positions(session: Session, project_id: str) -> dict[str, int]:
 
 
 class _Queues:
-    """How many jobs of other projects go before the nth of this one. Each project's jobs start at levels: how many
-    of the project run already then. Within a priority lower levels go first, whatever the project."""
+    """How many jobs of other projects go before the nth of this one. Each project's jobs start at levels: how
+    many of the project run already then. Within a priority lower levels go first, whatever the project."""
 
     def __init__(self, session: Session, project_id: str) -> None:
         mine = session.get(ProjectQueue, project_id)

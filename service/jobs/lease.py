@@ -1,22 +1,22 @@
 """Who may work on a job: claims, leases and fencing numbers.
 
 Which job a worker gets is chosen by `service.scheduling.policy`. A claim is one UPDATE, so of any number of
-workers that want a job exactly one gets it, and it bumps the fencing number. Every later write of that worker carries the number; once
-another claim bumped it, the old worker's writes touch no row (LeaseLostError).
+workers that want a job exactly one gets it, and it bumps the fencing number. Every later write of that worker
+carries the number; once another claim bumped it, the old worker's writes touch no row (LeaseLostError).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, select, update
+from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from service import outbox
+from service.jobs.claiming import TAKE_ONE, take_head
 from service.jobs.events import add_event
 from service.jobs.states import Stage, Status, next_stage
 from service.jobs.transitions import LeaseLostError, fail, move
@@ -69,7 +69,7 @@ def claim_next(
             waits = True  # for the projects that were passed over
             continue
         taken = _take(
-            session, _take_head(sized=kind.memory_bytes > 0), values | {"turn": turn.project_id}, now=now
+            session, take_head(sized=kind.memory_bytes > 0), values | {"turn": turn.project_id}, now=now
         )
         if taken is not None:
             lanes.one_more_runs(session, turn.project_id, running_limit=turn.limit)
@@ -92,7 +92,7 @@ def claim(
     came first."""
     session.flush()
     values = _taking(owner=owner, ttl_seconds=ttl_seconds, now=now)
-    taken = _take(session, _TAKE_ONE, values | {"job_id": job_id, "max_attempts": max_attempts}, now=now)
+    taken = _take(session, TAKE_ONE, values | {"job_id": job_id, "max_attempts": max_attempts}, now=now)
     if taken is not None:
         project_id = session.scalars(select(Job.project_id).where(Job.id == job_id)).one()
         queue = lanes.locked(session, project_id)
@@ -102,41 +102,8 @@ def claim(
 
 
 def _taking(*, owner: str, ttl_seconds: float, now: float) -> dict[str, Any]:
-    """Parameters of `_taken`."""
+    """Parameters of a claiming statement."""
     return {"owner": owner, "until": now + ttl_seconds, "at": now}
-
-
-def _taken(which: ColumnElement[bool]) -> ReturningUpdate[Any]:
-    """The claim: one UPDATE."""
-    jobs = Job.__table__
-    return (
-        update(jobs)  # type: ignore[arg-type]
-        .where(
-            which,
-            jobs.c.status == lanes.QUEUED,
-            jobs.c.cancel_requested_at.is_(None),
-            jobs.c.attempt_count < bindparam("max_attempts"),
-        )
-        .values(
-            status=Status.RUNNING.value,
-            lease_owner=bindparam("owner"),
-            lease_expires_at=bindparam("until"),
-            fencing_number=jobs.c.fencing_number + 1,
-            attempt_count=jobs.c.attempt_count + 1,
-            progress=None,
-            stage_began_at=bindparam("at"),
-            started_at=func.coalesce(jobs.c.started_at, bindparam("at")),
-        )
-        .returning(jobs.c.id, jobs.c.lease_owner, jobs.c.fencing_number, jobs.c.stage, jobs.c.attempt_count)
-    )
-
-
-_TAKE_ONE = _taken(Job.__table__.c.id == bindparam("job_id"))
-
-
-@lru_cache
-def _take_head(*, sized: bool) -> ReturningUpdate[Any]:
-    return _taken(Job.__table__.c.id == policy.head(sized=sized))
 
 
 def _take(
@@ -282,9 +249,9 @@ def reap(session: Session, job: Job, *, max_attempts: int, now: float) -> None:
 
 
 def silent(session: Session, *, rung_before: float, limit: int = 100) -> list[str]:
-    """Queued jobs whose doorbell brought nobody: the message was lost, or the broker was. Not those whose project
-    runs as many as it may, the end of one rings for them; and not more than `MOST_RUNG` in as long as it takes to
-    be silent: a worker that hears one bell goes on until nothing is left."""
+    """Queued jobs whose doorbell brought nobody: the message was lost, or the broker was. Not those whose
+    project runs as many as it may, the end of one rings for them; and not more than `MOST_RUNG` in as long as
+    it takes to be silent: a worker that hears one bell goes on until nothing is left."""
     lately = (
         select(Job.id).where(Job.status == Status.QUEUED.value, Job.rung_at >= rung_before).limit(MOST_RUNG)
     )

@@ -11,8 +11,8 @@ _WAITS = text("head_queued_at IS NOT NULL")
 
 
 class ProjectQueue(Table):
-    """One project's queue. What is counted here is counted anew from the jobs, behind the row's lock, whenever
-    one of them enters or leaves `queued` or `running` (`service.scheduling.lanes`)."""
+    """One project's queue. What is counted here is counted anew from the jobs, behind the row's lock,
+    whenever one of them enters or leaves `queued` or `running` (`service.scheduling.lanes`)."""
 
     __tablename__ = "project_queues"
     __table_args__ = (
@@ -35,9 +35,11 @@ class ProjectQueue(Table):
     head_queued_at: Mapped[float | None]
     """`queued_at` of the job that waits longest; null if none waits."""
     recent: Mapped[float] = mapped_column(default=0.0)
-    """Running time lately, as a number that keeps the order of projects while time passes (`lanes.charged`)."""
+    """Running time lately, as a number that keeps the order of projects while time passes
+    (`lanes.charged`)."""
     running_limit: Mapped[int | None] = mapped_column(Integer)
-    """How many may run at once, as the last claim saw it; null or 0: any number. For showing, not deciding."""
+    """How many may run at once, as the last claim saw it; null or 0: any number. For showing, not
+    deciding."""
 
 
 class KnownWorker(Table):

@@ -1,9 +1,9 @@
 """A project's row in `project_queues`: kept in step with its jobs.
 
-Whoever changes whether a job waits or runs calls `refresh` afterwards, in the same transaction. It locks the row
-first and counts afterwards, so of two transactions that change jobs of one project the later one counts the
-other's change. Job rows are locked before this row, and whoever holds this row waits for no job's; rows of several
-projects are locked in the order of their ids.
+Whoever changes whether a job waits or runs calls `refresh` afterwards, in the same transaction. It locks the
+row first and counts afterwards, so of two transactions that change jobs of one project the later one counts
+the other's change. Job rows are locked before this row, and whoever holds this row waits for no job's; rows
+of several projects are locked in the order of their ids.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def charged(recent: float, seconds: float, *, now: float) -> float:
     """`recent` after `seconds` of running time were booked.
 
     It is the base-2 logarithm of the sum of booked seconds, each halved per half-life, as they would count at
-    the epoch: a project that books nothing keeps its number while those that do rise above it, so rows need not
-    be touched as time passes. 0 is a project that never ran.
+    the epoch: a project that books nothing keeps its number while those that do rise above it, so rows need
+    not be touched as time passes. 0 is a project that never ran.
     """
     if seconds <= 0:
         return recent
@@ -73,8 +73,8 @@ def locked(session: Session, project_id: str) -> ProjectQueue:
 
 
 def refresh(session: Session, project_id: str, *, now: float, used_seconds: float = 0.0) -> None:
-    """After a job of the project came to wait or to run, or ceased to; `used_seconds` of running time are added
-    to what it used lately. If it ran as many as it may and does not now, its next job is rung for."""
+    """After a job of the project came to wait or to run, or ceased to; `used_seconds` of running time are
+    added to what it used lately. If it ran as many as it may and does not now, its next job is rung for."""
     queue = locked(session, project_id)
     was_full = bool(queue.running_limit) and queue.num_running >= (queue.running_limit or 0)
     recent = charged(queue.recent, used_seconds, now=now)
@@ -89,7 +89,8 @@ def count(session: Session, project_id: str, *, recent: float) -> int:
 
 
 def one_more_runs(session: Session, project_id: str, *, running_limit: int) -> None:
-    """A job of the project was claimed behind the lock of its row: what `count` would find, without counting."""
+    """A job of the project was claimed behind the lock of its row: what `count` would find, without
+    counting."""
     session.connection().execute(_ONE_MORE_RUNS, {"of": project_id, "most": running_limit})
 
 

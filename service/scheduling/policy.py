@@ -1,10 +1,11 @@
 """Which job a worker gets next (docs/decisions/0022).
 
-Of the projects with a job that this worker can run, and that run fewer than they may: the one with the highest
-priority; among those the one with the fewest running jobs, then with the least running time lately, then whose
-first job waits longest. Of that project, the job that waits longest.
+Of the projects with a job that this worker can run, and that run fewer than they may: the one with the
+highest priority; among those the one with the fewest running jobs, then with the least running time lately,
+then whose first job waits longest. Of that project, the job that waits longest.
 
-Statements are built once: a fleet asks hundreds of times a second, and building one takes longer than running it.
+Statements are built once: a fleet asks hundreds of times a second, and building one takes longer than running
+it.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ class Turn(NamedTuple):
 def next_project(
     session: Session, kind: Kind, *, default: Quota, max_attempts: int, tried: Sequence[str], waits: bool
 ) -> Turn | None:
-    """The project, whose row is locked until the transaction ends; None if there is none for this kind of worker
-    besides those `tried`.
+    """The project, whose row is locked until the transaction ends; None if there is none for this kind of
+    worker besides those `tried`.
 
-    Workers that ask at the same moment do not wait for each other: a project that one of them is being given a
-    job of is passed over by the others, unless the caller `waits`, because nothing else is left.
+    Workers that ask at the same moment do not wait for each other: a project that one of them is being given
+    a job of is passed over by the others, unless the caller `waits`, because nothing else is left.
     """
     query = _next_project(sized=kind.memory_bytes > 0, again=bool(tried), waits=waits)
     values: dict[str, Any] = parameters(kind, max_attempts) | {
@@ -53,8 +54,9 @@ def next_project(
 
 
 def head(*, sized: bool) -> ScalarSelect[str]:
-    """The job of the project `:turn` that is next, locked; with `parameters`. One whose row is locked is passed
-    over: its owner may be cancelling it, and waiting for that with the project's row in hand could deadlock."""
+    """The job of the project `:turn` that is next, locked; with `parameters`. One whose row is locked is
+    passed over: its owner may be cancelling it, and waiting for that with the project's row in hand could
+    deadlock."""
     return (
         select(_jobs.id)
         .where(_jobs.project_id == bindparam("turn"), _runnable(sized=sized))

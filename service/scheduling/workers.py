@@ -1,7 +1,7 @@
 """The kinds of workers: what they declare, which are known, and which queue of the broker wakes them.
 
-Workers of one class and memory are one kind and hear one doorbell; a job's bell rings for every kind that could
-run it. A kind is known while one of its workers said so within `KNOWN_SECONDS`.
+Workers of one class and memory are one kind and hear one doorbell; a job's bell rings for every kind that
+could run it. A kind is known while one of its workers said so within `KNOWN_SECONDS`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A job with the real child, drained, paused and killed in mid-training, ends with the weights of one that was
-left alone; a drain and a pause repeat no step."""
+"""A job with the real child, drained, paused and killed in mid-training, ends with the weights of one that
+was left alone; a drain and a pause repeat no step."""
 
 from __future__ import annotations
 

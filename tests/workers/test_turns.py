@@ -1,4 +1,5 @@
-"""A worker does one job after another, leaves a project alone that runs as many as it may, and is heard of."""
+"""A worker does one job after another, leaves a project alone that runs as many as it may, and is heard
+of."""
 
 from __future__ import annotations
 

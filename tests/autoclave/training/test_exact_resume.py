@@ -1,4 +1,5 @@
-"""A run that was killed, anywhere and however often, ends with the bits of one that was not (float32, CPU)."""
+"""A run that was killed, anywhere and however often, ends with the bits of one that was not (float32,
+CPU)."""
 
 from __future__ import annotations
 
@@ -124,8 +125,10 @@ def test_killed_after_every_step(
         raise Killed
 
     store = CheckpointStore(tmp_path)
-    broken = until_the_end(base_dir, case, on_progress=kill_unless_last(kill, whole[1].steps), checkpoint=store,
-                           checkpoint_every_steps=1)  # fmt: skip
+    kill_before_the_end = kill_unless_last(kill, whole[1].steps)
+    broken = until_the_end(
+        base_dir, case, on_progress=kill_before_the_end, checkpoint=store, checkpoint_every_steps=1
+    )
     assert_same(broken, whole)
     assert broken[2] == whole[1].steps - 1, "an attempt took one step"
 

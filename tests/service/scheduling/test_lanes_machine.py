@@ -1,5 +1,5 @@
-"""Any sequence of what owners, workers and the reaper do: what a project's row says is what its jobs are, a claim
-obeys the rule, and nothing that could run is left lying."""
+"""Any sequence of what owners, workers and the reaper do: what a project's row says is what its jobs are, a
+claim obeys the rule, and nothing that could run is left lying."""
 
 from __future__ import annotations
 
