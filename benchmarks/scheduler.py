@@ -9,10 +9,11 @@ Two parts, on one server from its wheel with its default settings (every commit 
   until nothing is left or the time is over. Every job must have been claimed at most once, by the row's own
   count and by the claimers' lists. Latency is that of the whole transaction. Processor time is that of the
   claimers and, from /proc, of the server: on a shared machine it says more than the rate.
-- sharing: 1,000 workers of simulated time over the real database. Tenants with 100 jobs and more fill the
-  queue; then tenants with one job each come, one after the other. A worker that ends a job (drawn lengths,
-  mean 600 s) claims the next one. Reported: Jain's index of the running time that the large tenants got, and
-  how long the single jobs waited, beside what the order of arrival alone would have made of them.
+- sharing: 1,000 workers of simulated time over the real database. Tenants with hundreds of jobs fill the
+  queue, every other one with nine times as many as its neighbour; then tenants with one job each come, one
+  after the other. A worker that ends a job (drawn lengths, mean 600 s) claims the next one. Reported: Jain's
+  index of the running time that the large tenants got, and how long the single jobs waited, beside what the
+  order of arrival alone would have made of them.
 """
 
 from __future__ import annotations
@@ -301,9 +302,10 @@ def sharing(
     while fleet.busy and time.monotonic() < give_up_at:
         now = fleet.end_one()
         num_ended += 1
+        fleet.give(now)
+        # After the worker was served: the job waits for another one to become free.
         if num_ended % 20 == 0 and (project := next(comes, None)) is not None:
             fleet.arrive(project, now)
-        fleet.give(now)
     for _, _, _, project_id, since in fleet.busy:
         fleet.used[project_id] += max(0.0, now - since)
     shares = [fleet.used[project] for project in large]
@@ -355,7 +357,10 @@ def main() -> int:
         ):
             database = Database.from_url(url)
             singles = 200 if part == "sharing" else 0
-            projects = fill(database, [each] * arguments.tenants + [0] * singles)
+            sizes = [each] * arguments.tenants
+            if part == "sharing":  # every other tenant has nine times as many jobs as its neighbour
+                sizes = [each * 9 // 5 if i % 2 else each // 5 for i in range(arguments.tenants)]
+            projects = fill(database, sizes + [0] * singles)
             if part == "claims":
                 found = claims(
                     url,

@@ -15,6 +15,7 @@ from workers.cli import app
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch, database_url: str) -> None:
     monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("STORAGE_URL", "file:///nowhere")
 
 
 def priority(*arguments: str, exit_code: int = 0) -> dict[str, str]:
