@@ -14,32 +14,36 @@ from service.scheduling.workers import ANNOUNCE_SECONDS, Kind, announce
 
 log = structlog.get_logger(__name__)
 
+RETRY_SECONDS = 5.0
+
 
 class Presence:
-    """A context manager: announces once before its block, which may raise, and then in a thread, which goes
-    on whatever happens."""
+    """A context manager: announces once before its block, and then in a thread, whatever happens."""
 
     def __init__(self, database: Database, kind: Kind, *, interval_seconds: float = ANNOUNCE_SECONDS) -> None:
         self._database = database
         self._kind = kind
         self._interval_seconds = interval_seconds
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="presence", daemon=True)
 
-    def _announce(self) -> None:
-        with self._database.transaction() as session:
-            announce(session, self._kind, now=time.time())
+    def _announce(self) -> bool:
+        try:
+            with self._database.transaction() as session:
+                announce(session, self._kind, now=time.time())
+        except Exception as error:
+            # After ten minutes of these, jobs that only we could run are said to fit nobody.
+            log.warning("this worker cannot say that it is there", error=str(error))
+            return False
+        return True
 
-    def _loop(self) -> None:
-        while not self._stop.wait(self._interval_seconds):
-            try:
-                self._announce()
-            except Exception as error:
-                # Ten of these in a row, and jobs that only we could run are said to fit nobody.
-                log.warning("this worker cannot say that it is there", error=str(error))
+    def _loop(self, announced: bool) -> None:
+        while not self._stop.wait(self._interval_seconds if announced else RETRY_SECONDS):
+            announced = self._announce()
 
     def __enter__(self) -> Self:
-        self._announce()
+        self._thread = threading.Thread(
+            target=self._loop, args=(self._announce(),), name="presence", daemon=True
+        )
         self._thread.start()
         return self
 

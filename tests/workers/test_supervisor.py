@@ -307,7 +307,7 @@ def test_a_checkpoint_that_a_newer_one_replaced_is_deleted(bench: Bench, queued_
 
 
 def test_a_stage_that_takes_too_long_fails(bench: Bench, queued_job: QueuedJob) -> None:
-    job = bench.run("stubborn", queued_job(), stage_deadline_seconds=0.5)
+    job = bench.run("stubborn", queued_job(), stage_deadline_seconds=4.0)
     assert (job.status, job.error_code) == ("failed", "deadline_exceeded")
     assert gone(bench.pids())
 

@@ -145,6 +145,10 @@ def test_a_frozen_worker_that_wakes_up_does_no_harm(
     job_id = queued_job()
     frozen = workers.start("tests.workers.scripted_worker", "cooperates")
     [child] = wait_for_pids(settings)
+    # Not while it writes the progress that comes with the child's start: on SQLite it would stop everybody.
+    while get_job(database, job_id).progress is None:
+        time.sleep(0.01)
+    time.sleep(0.05)
     frozen.send_signal(signal.SIGSTOP)
     workers.start("tests.workers.scripted_worker", "happy")
     wait_for_status(database, job_id, "succeeded", workers)
