@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
-from service.outbox import QUEUE_NAME
 from service.rates.window import WindowStorage
+from service.scheduling.workers import DEFAULT_QUEUE
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,11 @@ class BrokerLook:
     memory_bytes: int
 
 
+def _queues(client: Any) -> list[Any]:
+    """The default one, and those of kinds of workers (`service.scheduling.workers.Kind`)."""
+    return [DEFAULT_QUEUE, *client.scan_iter(match=f"{DEFAULT_QUEUE}.*", _type="list")]
+
+
 def look(broker_url: str) -> BrokerLook:
     """Raises redis.RedisError, OSError, or ValueError for a broker that is none."""
     storage = WindowStorage(broker_url)
@@ -31,7 +37,7 @@ def look(broker_url: str) -> BrokerLook:
         milliseconds = 1000 * (time.perf_counter() - started)
         return BrokerLook(
             milliseconds,
-            int(client.llen(QUEUE_NAME)),
+            sum(int(client.llen(name)) for name in _queues(client)),
             int(client.hlen("unacked")),
             int(client.info("memory")["used_memory"]),
         )

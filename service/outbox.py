@@ -1,7 +1,8 @@
 """The outbox: a doorbell is written in the transaction that made it necessary and rung afterwards.
 
-A message carries a job id only. Losing one is harmless (the reaper rings again), and so is ringing
-twice (a claim succeeds once), so sending is at-least-once without further care.
+A message says that there is work, and carries the id of the job that made it necessary; which job is done is
+the worker's choice (`service.scheduling.policy`). Losing one is harmless (the reaper rings again), and so is
+ringing twice (a claim succeeds once), so sending is at-least-once without further care.
 """
 
 from __future__ import annotations
@@ -12,11 +13,17 @@ from sqlalchemy.orm import Session
 from service.models import Job, OutboxMessage
 from service.tracing import current_traceparent
 
-QUEUE_NAME = "autoclave"
-"""Where messages go, in the broker."""
+
+def add(session: Session, job_id: str, *, now: float) -> None:
+    """A bell for whoever can run this job. It touches no job, so that it may be rung with other rows
+    locked."""
+    traceparent = session.scalar(select(Job.traceparent).where(Job.id == job_id)) or current_traceparent()
+    session.add(OutboxMessage(job_id=job_id, created_at=now, traceparent=traceparent))
+    session.flush()
 
 
 def enqueue(session: Session, job_id: str, *, now: float) -> None:
+    """A bell that counts as this job's own: it is rung again if nobody takes the job."""
     traced = update(Job).where(Job.id == job_id).values(rung_at=now).returning(Job.traceparent)
     # The job's own first: the end of one job rings for another.
     traceparent = session.scalar(traced) or current_traceparent()

@@ -110,6 +110,10 @@ class Settings(BaseSettings):
     pause_grace_seconds: Seconds = Field(
         default=300.0, description="from the pause flag to SIGTERM; a step and its checkpoint must fit"
     )
+    drain_grace_seconds: Seconds = Field(
+        default=15.0,
+        description="from the SIGTERM of a worker to that of its child; a step and its checkpoint must fit",
+    )
     terminate_grace_seconds: Seconds = Field(default=10.0, description="from SIGTERM to SIGKILL")
     stage_deadline_seconds: Seconds = Field(
         default=24 * 3600.0, description="a stage that takes longer fails with deadline_exceeded"
@@ -125,6 +129,17 @@ class Settings(BaseSettings):
     kept_adapter_ttl_seconds: Seconds = Field(
         default=KEPT_ADAPTER_TTL_SECONDS,
         description="from the end of a job until its checkpoints cannot be released any more",
+    )
+
+    # What a worker says of itself.
+    worker_class: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] = Field(
+        default="default",
+        description="class of a worker, such as its GPU's model; projects can be bound to one",
+    )
+    worker_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="device memory that a job on this worker may use; larger jobs go elsewhere; 0: take all",
     )
 
     # Integrations.

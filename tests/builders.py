@@ -30,6 +30,7 @@ from service.models import (
     UploadPart,
     Webhook,
 )
+from service.scheduling import lanes
 from service.storage import adapter_key, file_key, private_prefix
 from service.webhooks.messages import EVENT_TYPES, new_secret
 
@@ -180,6 +181,7 @@ def make_job(session: Session, project_id: str, **overrides: Any) -> Job:
     job = Job(project_id=project_id, base_id=base_id, **values)
     session.add(job)
     session.flush()
+    lanes.refresh(session, project_id, now=now)
     return job
 
 

@@ -1,4 +1,4 @@
-"""The queue: a Celery application with one task, whose message is a job id. JSON only, no results.
+"""The doorbell: a Celery application with one task, whose message is a job id. JSON only, no results.
 
 Celery is the doorbell (docs/decisions/0003): messages are acknowledged when they arrive, and neither
 redelivery nor revocation nor time limits of Celery are relied on.
@@ -12,7 +12,7 @@ from typing import Any
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
 
-from service.outbox import QUEUE_NAME
+from service.scheduling.workers import DEFAULT_QUEUE
 from service.startup import StartError
 from service.tracing import current_traceparent
 
@@ -27,13 +27,14 @@ _TRANSPORT_OPTIONS = {
 }
 
 
-def make_celery(broker_url: str) -> Celery:
+def make_celery(broker_url: str, *, queue: str = DEFAULT_QUEUE) -> Celery:
+    """`queue` is what a worker of this application listens to."""
     app = Celery("autoclave", broker=broker_url, set_as_current=False)
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],
         task_ignore_result=True,
-        task_default_queue=QUEUE_NAME,
+        task_default_queue=queue,
         task_acks_late=False,
         worker_prefetch_multiplier=1,
         # A busy worker must not hold a message that an idle one could answer.
@@ -56,18 +57,18 @@ def require_broker(app: Celery) -> None:
         raise StartError(f"BROKER_URL: cannot connect: {error}") from error
 
 
-def ring(app: Celery, job_id: str) -> None:
+def ring(app: Celery, job_id: str, *, queue: str = DEFAULT_QUEUE) -> None:
     """Send one message, or raise kombu's OperationalError at once: the outbox keeps what was not sent."""
     traceparent = current_traceparent()
     headers = {} if traceparent is None else {"traceparent": traceparent}
-    app.send_task(TASK_NAME, args=[job_id], headers=headers, retry=False)
+    app.send_task(TASK_NAME, args=[job_id], queue=queue, headers=headers, retry=False)
 
 
-def answer(app: Celery, run_job: Callable[[str, str | None], None]) -> None:
-    """Have a worker of `app` call `run_job(job_id, traceparent)` for every message."""
+def answer(app: Celery, hear: Callable[[str, str | None], None]) -> None:
+    """Have a worker of `app` call `hear(job_id, traceparent)` for every message."""
 
     def task(self: Any, job_id: str) -> None:
         # A header of its own: what an older version of the service sends or hears stays the same.
-        run_job(job_id, (self.request.headers or {}).get("traceparent"))
+        hear(job_id, (self.request.headers or {}).get("traceparent"))
 
     app.task(name=TASK_NAME, bind=True)(task)

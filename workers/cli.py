@@ -14,6 +14,7 @@ import typer
 from autoclave.cli import app
 from workers.cli_admin import admin
 from workers.cli_database import DataDirOption
+from workers.cli_priority import priority
 from workers.cli_quota import quota
 from workers.jobs_cli.app import app as jobs
 
@@ -22,10 +23,11 @@ DEFAULT_DATA_DIR = Path("autoclave-data")
 app.add_typer(
     admin,
     name="admin",
-    help="Migrate the database; organizations, projects, keys, quotas, bases, the audit log.",
+    help="Migrate the database; organizations, projects, keys, quotas, priorities, bases, the audit log.",
 )
 admin.command()(quota)
 app.add_typer(jobs, name="jobs", help="Create, watch and fetch jobs over the API (docs/jobs-cli.md).")
+admin.command()(priority)
 
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]

@@ -47,7 +47,7 @@ def quota(  # noqa: PLR0917 - typer passes options by name
     default = _default(database_url(data_dir))
     now = time.time()
     with transaction(data_dir) as session:
-        project_id = _find(session, project)
+        project_id = find_project(session, project)
         if changes or reset:
             change_quota(session, project_id, changes, reset=reset, actor=operator(), now=now)
         uses = quotas_in_use(session, project_id, default, now=now)
@@ -66,7 +66,7 @@ def _default(url: str) -> Quota:
     return default_quota(Settings(database_url=url, storage_url="not used"))
 
 
-def _find(session: Session, wanted: str) -> str:
+def find_project(session: Session, wanted: str) -> str:
     """Raises InputError."""
     from sqlalchemy import or_, select
 

@@ -34,8 +34,9 @@ from service.settings import Settings
 from service.startup import StartError, is_loopback, require_no_default_key
 from service.storage import storage_from_url
 from service.tracing import tracer_to
+from workers.bells import Bells
 from workers.broker import broker_process, broker_url, socket_path, wait_for_broker
-from workers.celery_app import make_celery, ring
+from workers.celery_app import make_celery
 from workers.data_dir import DataDir
 from workers.maintenance import maintenance_from_settings
 from workers.metrics import WorkerMetrics
@@ -48,7 +49,7 @@ log = structlog.get_logger(__name__)
 TEND_SECONDS = 0.2
 # One machine, so a worker's silence means more than behind a network.
 _DEFAULTS = {"LEASE_TTL_SECONDS": "20", "HEARTBEAT_SECONDS": "1", "LOG_JSON": "false"}
-_GRACE_SECONDS = {"api": 5.0, "worker": 25.0, "broker": 5.0}
+_GRACE_SECONDS = {"api": 5.0, "worker": 30.0, "broker": 5.0}
 
 
 def require_free_port(host: str, port: int) -> None:
@@ -174,7 +175,7 @@ class EmbeddedService:
         stack.callback(tracer.close)
         stack.enter_context(
             maintenance_from_settings(
-                database, storage, lambda job_id: ring(app, job_id), settings, metrics=metrics, tracer=tracer
+                database, storage, Bells(database, app), settings, metrics=metrics, tracer=tracer
             )
         )
 

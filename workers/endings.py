@@ -5,6 +5,7 @@ the child gave a verdict   -> Finished      it published, or it says why it cann
 a stage took too long      -> DeadlineExceeded
 a pause was asked for      -> Paused        keeps its newest checkpoint, not counted as an attempt
 this worker shuts down     -> Drained       goes back to the queue, not counted as an attempt
+it needs more memory       -> TooLarge      goes back to the queue, not counted, for a larger worker
 exit code 42               -> OutOfMemory   once more with half the micro-batch
 exit code 43               -> StorageDown   goes back to the queue, not counted as an attempt
 anything else              -> Died          back to the queue while attempts are left
@@ -31,7 +32,10 @@ class StopReason(StrEnum):
     DEADLINE = "deadline"
     PAUSE = "pause"
     """Its owner wants to go on later: it saves a checkpoint before it stops."""
+    TOO_LARGE = "too_large"
+    """It needs more memory than this worker's device has."""
     DRAIN = "drain"
+    """Its worker shuts down: it saves a checkpoint before it stops, if that goes fast."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ class Paused:
 
 @dataclass(frozen=True)
 class Drained:
+    pass
+
+
+@dataclass(frozen=True)
+class TooLarge:
     pass
 
 
@@ -86,13 +95,16 @@ class Died:
         return "its process stopped because of an internal error"
 
 
-Ending = Cancelled | Finished | DeadlineExceeded | Paused | Drained | OutOfMemory | StorageDown | Died
+Ending = (
+    Cancelled | Finished | DeadlineExceeded | Paused | Drained | TooLarge | OutOfMemory | StorageDown | Died
+)
 
 
 _STOPPED: dict[StopReason | None, Ending] = {
     StopReason.DEADLINE: DeadlineExceeded(),
     StopReason.PAUSE: Paused(),
     StopReason.DRAIN: Drained(),
+    StopReason.TOO_LARGE: TooLarge(),
 }
 
 
@@ -140,4 +152,5 @@ _REASONS: dict[type[Ending], ExitReason] = {
     Drained: ExitReason.DRAINED,
     DeadlineExceeded: ExitReason.DEADLINE,
     StorageDown: ExitReason.STORAGE_DOWN,
+    TooLarge: ExitReason.TOO_LARGE,
 }

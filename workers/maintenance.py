@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from types import TracebackType
 from typing import Self
 
@@ -21,10 +21,9 @@ from service import outbox, repeats
 from service.db import Database
 from service.fleet import presence
 from service.jobs import attempts, lease
-from service.jobs.states import Stage
-from service.jobs.transitions import fail
+from service.jobs.states import Stage, Status
+from service.jobs.transitions import IllegalTransitionError, fail
 from service.models import Job, OutboxMessage
-from service.quotas import turns
 from service.settings import KEPT_ADAPTER_TTL_SECONDS, Settings
 from service.storage import Storage
 from service.tracing import Tracer
@@ -115,7 +114,7 @@ class Maintenance:
         with self._database.snapshot() as session:
             if not lease.silent(session, rung_before=before, limit=1):
                 return 0
-        num_failed = 0
+        spent: list[Job] = []
         with self._database.transaction() as session:
             job_ids = lease.silent(session, rung_before=before)
             for job_id in job_ids:
@@ -123,12 +122,22 @@ class Maintenance:
                 if job.attempt_count < self._max_attempts:
                     outbox.enqueue(session, job_id, now=now)
                     continue
-                text = f"its worker disappeared {job.attempt_count} times"
-                stage = Stage(job.stage)
-                fail(session, job_id, stage, code="worker_lost", message=text, param=None, now=now)
-                num_failed += 1
-        for _ in range(num_failed):
-            self._metrics.reaped("attempts_exhausted")
+                spent.append(job)
+        for job in spent:  # a transaction each: it locks the job, then its project's queue
+            text = f"its worker disappeared {job.attempt_count} times"
+            with suppress(IllegalTransitionError):
+                with self._database.transaction() as session:
+                    fail(
+                        session,
+                        job.id,
+                        Stage(job.stage),
+                        code="worker_lost",
+                        message=text,
+                        param=None,
+                        now=now,
+                        only_from=Status.QUEUED,
+                    )
+                self._metrics.reaped("attempts_exhausted")
         return len(job_ids)
 
     def tidy(self, now: float) -> None:
@@ -138,8 +147,6 @@ class Maintenance:
             delivery.forget_ended(session, created_before=now - DELIVERIES_KEPT_SECONDS)
             presence.forget(session, seen_before=now - WORKERS_KEPT_SECONDS)
             attempts.forget_logs(session, now=now)
-        with self._database.transaction() as session:
-            turns.ring_all_held(session, now=now)
         sweep(self._database, self._storage, now=now, kept_ttl_seconds=self._kept_ttl_seconds)
 
 

@@ -17,7 +17,8 @@ import structlog
 from service import log as logging_setup
 from service.startup import open_database, open_storage, settings_from_environment
 from service.tracing import tracer_to
-from workers.celery_app import make_celery, require_broker, ring
+from workers.bells import Bells
+from workers.celery_app import make_celery, require_broker
 from workers.maintenance import maintenance_from_settings
 from workers.served_metrics import served_metrics
 
@@ -42,7 +43,7 @@ def run_maintenance() -> None:
         tracer = tracer_to(settings.otel_exporter_otlp_endpoint, service="autoclave-maintenance")
         stack.callback(tracer.close)
         with maintenance_from_settings(
-            database, storage, lambda job_id: ring(app, job_id), settings, metrics=metrics, tracer=tracer
+            database, storage, Bells(database, app), settings, metrics=metrics, tracer=tracer
         ):
             log.info("maintenance ready")
             stop.wait()

@@ -68,6 +68,12 @@ class Checkpointed(Message, frozen=True, kw_only=True, tag="checkpoint"):
     step: int
 
 
+class MemoryEstimated(Message, frozen=True, kw_only=True, tag="memory"):
+    """What the job needs of the device, by `autoclave.memory`."""
+
+    num_bytes: int
+
+
 class AdapterKept(Message, frozen=True, kw_only=True, tag="adapter_kept"):
     """The adapter as it is at the end of an epoch lies complete below `prefix`. `figures` are what the train
     stage would say, had it ended here."""
@@ -115,6 +121,7 @@ AnyMessage = (
     | StepsMeasured
     | Noted
     | Checkpointed
+    | MemoryEstimated
     | AdapterKept
     | StageFinished
     | Published

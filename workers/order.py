@@ -118,14 +118,15 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def set_stop_flag(path: Path, *, pause: bool) -> None:
-    """Appears with its content at once: a child must not take a pause for a plain stop."""
+    """Appears with its content at once: a child must not take a pause for a plain stop. `pause`: it may save
+    what it has done first; also for a worker that shuts down."""
     partial = path.with_suffix(".partial")
     partial.write_text("pause" if pause else "")
     partial.replace(path)
 
 
 def is_pause(path: Path) -> bool:
-    """Whether the stop flag is set and asks for a pause."""
+    """Whether the stop flag is set and lets the child save first."""
     try:
         return path.read_text() == "pause"
     except FileNotFoundError:

@@ -38,6 +38,7 @@ from workers.endings import (
     OutOfMemory,
     Paused,
     StorageDown,
+    TooLarge,
     exit_of,
 )
 from workers.messages import (
@@ -45,6 +46,7 @@ from workers.messages import (
     AnyMessage,
     Checkpointed,
     Failed,
+    MemoryEstimated,
     MetricsMeasured,
     Noted,
     ProgressMade,
@@ -141,7 +143,12 @@ class JobRecord:
                         valid_mean_token_accuracy=message.valid_mean_token_accuracy,
                     )
                 case Checkpointed(prefix=prefix, step=step):
+                    before = session.scalars(select(Job.checkpoint).where(Job.id == self._claim.job_id)).one()
                     lease.write(session, self._claim, checkpoint={"prefix": prefix, "step": step})
+                    if before is not None and before["prefix"] != prefix:
+                        unneeded = [before["prefix"]]  # nobody goes on from it any more
+                case MemoryEstimated(num_bytes=needed):
+                    lease.write(session, self._claim, needed_memory_bytes=needed)
                 case AdapterKept():
                     unneeded = keep(
                         session,
@@ -237,9 +244,8 @@ class JobRecord:
                     verdict = Failed(code="out_of_memory", message=text)
                     self._fail(session, stage, verdict, log_tail=log_tail, now=now)
                 # Kept paused by `hand_back`; or queued, if it was resumed while it stopped.
-                case Paused() | Drained():
-                    drained = isinstance(ending, Drained)
-                    reason = "its worker is shutting down" if drained else "it was resumed"
+                case Paused() | Drained() | TooLarge():
+                    reason = _RETURNED[type(ending)]
                     lease.hand_back(
                         session, claim, reason=reason, now=now, count_attempt=False, progress=None
                     )
@@ -274,6 +280,13 @@ class JobRecord:
             fencing_number=self._claim.fencing_number,
             values=values,
         )
+
+
+_RETURNED: dict[type[Ending], str] = {
+    Paused: "it was resumed",
+    Drained: "its worker is shutting down",
+    TooLarge: "it needs a worker with more memory",
+}
 
 
 def ring_again(database: Database, job_id: str) -> None:

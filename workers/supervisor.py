@@ -1,4 +1,4 @@
-"""Takes one job, runs it in child processes, and writes how it ended. Imports no torch.
+"""Takes the job whose turn it is, runs it in child processes, and writes how it ended. Imports no torch.
 
     claim -> order.json -> child (watched) -> conclusion -> scratch and private objects deleted, but for
     kept adapters
@@ -28,6 +28,7 @@ from service.jobs.results import ResultFile, store_results, validation_loss
 from service.jobs.transitions import LeaseLostError
 from service.models import Job
 from service.quotas.limits import default_quota
+from service.scheduling.workers import kind_from_settings
 from service.settings import Settings
 from service.storage import Storage, StorageUnavailableError
 from service.tracing import Tracer
@@ -102,27 +103,38 @@ class Supervisor:
         self._presence = presence
         self._outage = StorageOutage(storage, shutdown)
 
-    def run(self, job_id: str, traceparent: str | None = None) -> None:
-        """Work on the job until it ended or is back in the queue. A job that somebody else has, or that
-        is over, is left alone: doorbells ring more than once. `traceparent` came with the message."""
+    def answer(self, rung_for: str, traceparent: str | None = None) -> None:
+        """A doorbell rang, for the job of this id: do what is to be done, job after job, until nothing is
+        left for this worker or it shuts down. `traceparent` came with the message."""
+        if self._shutdown.is_set():
+            ring_again(self._database, rung_for)
+            return
+        while not self._shutdown.is_set() and self.run_next(rung_for, traceparent):
+            pass
+
+    def run_next(self, rung_for: str = "", traceparent: str | None = None) -> bool:
+        """Work on the job whose turn it is until it ended or is back in the queue; False if there is none.
+        Doorbells ring more than once."""
         self._outage.wait()  # no job is taken that could not get at its files
         if self._shutdown.is_set():
-            ring_again(self._database, job_id)
-            return
-        claim = self._claim(job_id)
+            return False
+        claim = self._claim()
         if claim is None:
-            log.info("nothing to claim", job_id=job_id)
-            return
+            log.info("nothing to claim")
+            return False
+        job_id = claim.job_id
+        # The bell's own span is in the trace of the job that it rang for, and of no other.
+        parent = traceparent if traceparent is not None and job_id == rung_for else claim.traceparent
         names: dict[str, str | int] = {"autoclave.job.id": job_id, "autoclave.job.attempt": claim.attempt}
         with ExitStack() as stack:
             stack.enter_context(structlog.contextvars.bound_contextvars(**log_context(claim)))
-            parent = traceparent or claim.traceparent
             stack.enter_context(
                 self._tracer.span("run job", kind="consumer", parent=parent, attributes=names)
             )
             if self._presence is not None:
                 stack.enter_context(self._presence.working_on(job_id))
             self._run_claimed(claim)
+        return True
 
     def _run_claimed(self, claim: Claim) -> None:
         job_id = claim.job_id
@@ -149,11 +161,11 @@ class Supervisor:
             # The maintenance loop does it later.
             log.warning("private objects not deleted yet", job_id=job_id, error=str(error))
 
-    def _claim(self, job_id: str) -> Claim | None:
+    def _claim(self) -> Claim | None:
         with self._database.transaction() as session:
-            return lease.claim(
+            return lease.claim_next(
                 session,
-                job_id,
+                kind=kind_from_settings(self._settings),
                 owner=self._owner,
                 ttl_seconds=self._limits.lease_ttl_seconds,
                 max_attempts=self._limits.max_attempts,

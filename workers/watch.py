@@ -22,7 +22,15 @@ from service.jobs.transitions import LeaseLostError
 from workers.child import ChildProcess
 from workers.endings import Ending, StopReason, ending_of
 from workers.escalation import Escalation, Step
-from workers.messages import AnyMessage, Failed, ProgressMade, Published, StageFinished, Verdict
+from workers.messages import (
+    AnyMessage,
+    Failed,
+    MemoryEstimated,
+    ProgressMade,
+    Published,
+    StageFinished,
+    Verdict,
+)
 from workers.order import set_stop_flag
 from workers.record import JobRecord
 
@@ -33,6 +41,9 @@ PROGRESS_SECONDS = 0.5
 """Progress is written at most this often; what is between is skipped."""
 _MESSAGES_PER_TICK = 1000
 """A child that never stops talking must not keep us from the heartbeat."""
+
+_SAVING = (StopReason.PAUSE, StopReason.DRAIN)
+"""The child is given time to save what it has done."""
 
 DATABASE_OUTAGE = (OperationalError, InterfaceError, PoolTimeoutError)
 
@@ -46,8 +57,11 @@ class Limits:
     max_attempts: int
     cancel_grace_seconds: float
     pause_grace_seconds: float
+    drain_grace_seconds: float
     terminate_grace_seconds: float
     stage_deadline_seconds: float
+    worker_memory_bytes: int
+    """0: not declared."""
 
 
 class Watch:
@@ -79,6 +93,7 @@ class Watch:
         self._verdict: Verdict | None = None
         self._stop_reason: StopReason | None = None
         self._escalation: Escalation | None = None
+        self._hurried = False
 
     def run(self) -> Ending:
         """Return when the process group is gone and everything the child said is written.
@@ -118,6 +133,10 @@ class Watch:
                 case Published() | Failed():
                     self._verdict = message
                     self._stop(StopReason.VERDICT, flag_seconds=self._limits.terminate_grace_seconds)
+                case MemoryEstimated(num_bytes=needed):
+                    self._unwritten.append(message)
+                    if 0 < self._limits.worker_memory_bytes < needed:
+                        self._stop(StopReason.TOO_LARGE, flag_seconds=0.0)
                 case StageFinished():
                     self._unwritten.append(message)
                     self._stage_began_at = self._clock()
@@ -159,7 +178,7 @@ class Watch:
         if now - self._stage_began_at > self._limits.stage_deadline_seconds:
             self._stop(StopReason.DEADLINE, flag_seconds=0.0)
         if self._shutdown.is_set():
-            self._stop(StopReason.DRAIN, flag_seconds=0.0)
+            self._stop(StopReason.DRAIN, flag_seconds=self._limits.drain_grace_seconds)
         if self._escalation is not None:
             match self._escalation.due(now):
                 case Step.TERMINATE:
@@ -171,15 +190,18 @@ class Watch:
 
     def _stop(self, reason: StopReason, *, flag_seconds: float) -> None:
         """Begin to stop the child. A shutdown hurries a stop that has already begun, because a worker
-        is not given long to end; the first reason stays, but a cancel ends a pause."""
-        first = self._stop_reason is None
-        if first or (reason, self._stop_reason) == (StopReason.CANCEL, StopReason.PAUSE):
+        is not given long to end; the first reason stays, but a cancel ends a pause and a drain."""
+        first, now = self._stop_reason is None, self._clock()
+        if first or (reason is StopReason.CANCEL and self._stop_reason in _SAVING):
             self._stop_reason = reason
-            set_stop_flag(self._stop_flag, pause=reason is StopReason.PAUSE)
+            set_stop_flag(self._stop_flag, pause=reason in _SAVING)
             log.info("stopping child", pid=self._child.pid, reason=reason.value)
-        elif reason is not StopReason.DRAIN or self._escalation_hurried():
+        elif reason is not StopReason.DRAIN or self._hurried:
             return
-        self._escalation = Escalation(self._clock(), flag_seconds, self._limits.terminate_grace_seconds)
-
-    def _escalation_hurried(self) -> bool:
-        return self._escalation is not None and self._escalation.flag_seconds == 0.0
+        elif self._stop_reason not in _SAVING:
+            flag_seconds = 0.0
+        self._hurried = self._hurried or reason is StopReason.DRAIN
+        if self._hurried and self._escalation is not None:
+            left = self._escalation.since + self._escalation.flag_seconds - now
+            flag_seconds = max(0.0, min(flag_seconds, left))
+        self._escalation = Escalation(now, flag_seconds, self._limits.terminate_grace_seconds)

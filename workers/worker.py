@@ -1,4 +1,4 @@
-"""A worker: hears the doorbell and supervises one job at a time. `python -m workers.worker`.
+"""A worker: hears the doorbell of its kind and supervises one job at a time. `python -m workers.worker`.
 
 Celery's `threads` pool with one thread: the supervisor needs a long-lived thread of this process, and
 never forks. SIGTERM, Ctrl-C and SIGHUP make it stop its child, hand the job back and exit.
@@ -16,17 +16,20 @@ import signal
 import socket
 import sys
 import threading
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import structlog
 from celery import Celery, signals
+from kombu.exceptions import OperationalError as BrokerError
 
 from service import log as logging_setup
-from service.outbox import QUEUE_NAME
+from service.scheduling.workers import kind_from_settings
 from service.startup import StartError, open_database, open_storage, settings_from_environment
 from service.tracing import tracer_to
+from workers.announcing import Announcing
+from workers.bells import Bells
 from workers.celery_app import answer, make_celery, require_broker, ring
 from workers.device import own_device
 from workers.maintenance import maintenance_from_settings
@@ -57,7 +60,8 @@ def run_worker(*, maintain: bool, child_command: ChildCommand = runner_command) 
         storage = open_storage(settings.storage_url)
         if settings.signing_key_file is not None:
             require_signing_key(settings.signing_key_file)
-        app = make_celery(settings.broker_url)
+        kind = kind_from_settings(settings)
+        app = make_celery(settings.broker_url, queue=kind.queue_name)
         require_broker(app)
         work_dir = own_folder(settings.work_dir)
         stack.callback(shutil.rmtree, work_dir, ignore_errors=True)
@@ -89,11 +93,11 @@ def run_worker(*, maintain: bool, child_command: ChildCommand = runner_command) 
             tracer=tracer,
             presence=presence,
         )
-        answer(app, supervisor.run)
+        answer(app, supervisor.answer)
         loop = maintenance_from_settings(
-            database, storage, lambda job_id: ring(app, job_id), settings, metrics=metrics, tracer=tracer
+            database, storage, Bells(database, app), settings, metrics=metrics, tracer=tracer
         )
-        with presence, loop if maintain else nullcontext():
+        with Announcing(database, kind), presence, loop if maintain else nullcontext():
             return serve(app, shutdown, events=settings.worker_events)
 
 
@@ -109,7 +113,10 @@ def serve(app: Celery, shutdown: threading.Event, *, events: bool = False) -> in
         # Ctrl-C. One way to stop is enough.
         for number in (signal.SIGHUP, signal.SIGINT):
             signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        log.info("worker ready", queue=QUEUE_NAME)
+        log.info("worker ready", queue=app.conf.task_default_queue)
+        # For what waited while nobody of this kind was there. Lost with the broker, it is rung for later.
+        with suppress(BrokerError):
+            ring(app, "", queue=app.conf.task_default_queue)
 
     def on_setup_logging(**_: Any) -> None:
         """A receiver, of whatever kind, keeps Celery from replacing our logging."""

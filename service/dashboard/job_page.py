@@ -23,9 +23,7 @@ from service.jobs import attempts
 from service.jobs.metrics import read_points
 from service.jobs.repository import JobView
 from service.jobs.service import job_not_found
-from service.jobs.states import Status
 from service.models import Job
-from service.quotas import usage
 from service.reports.facts import facts_of
 from service.reports.page import page_of
 from service.reports.rendering import CONTENT_SECURITY_POLICY, render_report
@@ -155,16 +153,11 @@ def _live(session: Session, viewer: Viewer, view: JobView, *, now: float) -> dic
     job = view.job
     position = queries.position(session, job.id, viewer.project_id)
     assert position is not None, job.id
-    running = None
-    if job.held_since is not None:
-        running = usage.jobs(session, job.project_id, Status.RUNNING.value)
     possible: list[Deed] = [deed for deed in job_view.deeds(job) if deed in viewer.may]
     return {
         "viewer": viewer,
         "job": job,
-        "summary": job_view.summary(
-            view, position, for_operator=viewer.is_operator, running_jobs=running, now=now
-        ),
+        "summary": job_view.summary(view, position, for_operator=viewer.is_operator, now=now),
         "deeds": possible,
         "releasable": viewer.is_operator and job_view.is_releasable(job),
         "model_id": view.fine_tuned_model,

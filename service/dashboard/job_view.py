@@ -14,6 +14,7 @@ from service.jobs.error_kinds import error_kind
 from service.jobs.repository import JobView
 from service.jobs.states import STAGES, TERMINAL, Stage, Status
 from service.models import Job
+from service.scheduling.waiting import Reason
 
 QUEUE_BEAT_SECONDS = 20.0
 """A place in the queue changes without the job: a waiting job's page looks at it this often."""
@@ -88,10 +89,8 @@ def summary(
     position: Position,
     *,
     for_operator: bool,
-    running_jobs: int | None,
     now: float,
 ) -> Summary:
-    """`running_jobs` is how many of the project run, of a job that waits for one of them."""
     job = view.job
     status = Status(job.status)
     progress = job.progress or {}
@@ -104,7 +103,7 @@ def summary(
         step=progress.get("step"),
         total_steps=progress.get("total_steps"),
         figures=_figures(job, progress, now=now),
-        waiting=_waiting(view, running_jobs=running_jobs),
+        waiting=_waiting(view),
         asked=_asked(job),
         error=None if job.error_code is None else job.error_message or job.error_code,
         turn=_turn(job, for_operator=for_operator),
@@ -162,16 +161,12 @@ def _coarse(seconds: float | None) -> float | None:
     return seconds if seconds is None or seconds < 600 else 60.0 * round(seconds / 60)
 
 
-def _waiting(view: JobView, *, running_jobs: int | None) -> str | None:
+def _waiting(view: JobView) -> str | None:
     job = view.job
     if job.status != Status.QUEUED.value:
         return _NOT_RUNNING.get(job.status)
-    if job.held_since is not None:
-        so_many = "as many jobs" if running_jobs is None else f"{running_jobs}, as many"
-        return (
-            f"Held by the quota: this project runs {so_many} as it may at once. "
-            "It starts by itself when one of them ends."
-        )
+    if view.wait is not None and view.wait.reason is not Reason.TURN:
+        return view.wait.message
     if view.queue_position is None:
         return "In the queue, behind more than a thousand jobs."
     if view.queue_position == 1:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy import and_, case, func, not_, or_, select
 from sqlalchemy.orm import Session
 
 from service.fleet.states import WorkerState
 from service.jobs.states import Status
-from service.models import Job, OutboxMessage, Worker
+from service.models import Job, OutboxMessage, ProjectQueue, Worker
 
 STUCK_HEARTBEAT_SECONDS = 120.0
 STUCK_PROGRESS_SECONDS = 1800.0
@@ -167,9 +167,14 @@ def stuck_jobs(
 
 
 def queue(session: Session, *, now: float) -> QueueView:
-    oldest_free = func.min(Job.queued_at).filter(Job.held_since.is_(None))
-    query = select(func.count(), func.count(Job.held_since), oldest_free).where(
-        Job.status == Status.QUEUED.value
+    """Held are the jobs of projects that run as many as they may."""
+    limit = func.coalesce(ProjectQueue.running_limit, 0)
+    held = case((and_(limit > 0, ProjectQueue.num_running >= limit), True), else_=False)
+    query = (
+        select(func.count(), func.count().filter(held), func.min(Job.queued_at).filter(not_(held)))
+        .select_from(Job)
+        .outerjoin(ProjectQueue, ProjectQueue.project_id == Job.project_id)
+        .where(Job.status == Status.QUEUED.value)
     )
     num_queued, num_held, oldest = session.execute(query).one()
     return QueueView(num_queued, num_held, None if oldest is None else max(0.0, now - oldest))

@@ -32,6 +32,8 @@ class ExitReason(StrEnum):
     DEADLINE = "deadline"
     OUT_OF_MEMORY = "out_of_memory"
     """Of the accelerator, also with half the tokens at once."""
+    TOO_LARGE = "too_large"
+    """It needs more memory than its worker declares; a larger one takes it."""
     STORAGE_DOWN = "storage_down"
     """The storage did not answer; it goes on when it does."""
     DIED = "died"

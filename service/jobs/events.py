@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from service import ids
@@ -26,16 +27,18 @@ def add_event(
     level: Level = "info",
     type: Literal["message", "metrics"] = "message",
     data: dict[str, Any] | None = None,
-) -> JobEvent:
-    event = JobEvent(
-        id=ids.event_id(),
-        job_id=job_id,
-        created_at=now,
-        level=level,
-        type=type,
-        message=message,
-        data=data,
-    )
-    session.add(event)
-    session.flush()
-    return event
+) -> None:
+    session.flush()  # the job may be new
+    values = {
+        "id": ids.event_id(),
+        "job_id": job_id,
+        "created_at": now,
+        "level": level,
+        "type": type,
+        "message": message,
+        "data": data,
+    }
+    session.connection().execute(_INSERT, values)
+
+
+_INSERT = insert(JobEvent.__table__)  # type: ignore[arg-type]

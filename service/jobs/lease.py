@@ -1,8 +1,8 @@
 """Who may work on a job: claims, leases and fencing numbers.
 
-A claim is one UPDATE, so of any number of workers that heard the doorbell exactly one gets the
-job, and it bumps the fencing number. Every later write of that worker carries the number; once
-another claim bumped it, the old worker's writes touch no row (LeaseLostError).
+Which job a worker gets is chosen by `service.scheduling.policy`. A claim is one UPDATE, so of any number of
+workers that want a job exactly one gets it, and it bumps the fencing number. Every later write of that worker
+carries the number; once another claim bumped it, the old worker's writes touch no row (LeaseLostError).
 """
 
 from __future__ import annotations
@@ -11,17 +11,22 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, func, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from service import outbox
 from service.jobs import attempts
+from service.jobs.claiming import TAKE_ONE, take_head
 from service.jobs.events import add_event
 from service.jobs.states import Stage, Status, next_stage
 from service.jobs.transitions import LeaseLostError, fail, move
-from service.models import Job
-from service.quotas import turns
-from service.quotas.limits import Quota
+from service.models import Job, ProjectQueue
+from service.quotas.limits import Quota, quota_of
+from service.scheduling import lanes, policy
+from service.scheduling.workers import Kind
+
+MOST_RUNG = 1000
 
 
 class StopRequest(StrEnum):
@@ -44,6 +49,40 @@ class Claim:
     """Where the job's trace begins."""
 
 
+def claim_next(
+    session: Session,
+    *,
+    owner: str,
+    ttl_seconds: float,
+    max_attempts: int,
+    now: float,
+    kind: Kind | None = None,
+    default_quota: Quota | None = None,
+) -> Claim | None:
+    """Take the job whose turn it is; None if there is none for this kind of worker."""
+    kind, default = kind or Kind(), default_quota or Quota()
+    values = policy.parameters(kind, max_attempts) | _taking(owner=owner, ttl_seconds=ttl_seconds, now=now)
+    tried: list[str] = []
+    waits = False
+    while len(tried) < policy.MOST_PROJECTS_TRIED:
+        turn = policy.next_project(
+            session, kind, default=default, max_attempts=max_attempts, tried=tried, waits=waits
+        )
+        if turn is None:
+            if waits:
+                return None
+            waits = True  # for the projects that were passed over
+            continue
+        taken = _take(
+            session, take_head(sized=kind.memory_bytes > 0), values | {"turn": turn.project_id}, now=now
+        )
+        if taken is not None:
+            lanes.one_more_runs(session, turn.project_id, running_limit=turn.limit)
+            return taken
+        tried.append(turn.project_id)
+    return None
+
+
 def claim(
     session: Session,
     job_id: str,
@@ -54,36 +93,31 @@ def claim(
     now: float,
     default_quota: Quota | None = None,
 ) -> Claim | None:
-    """Take the job if it is queued. None: somebody else has it, it ended, a cancel came first, or its
-    project runs as many as it may (then it is rung for when one of them ends)."""
-    if not turns.may_run(session, job_id, default_quota or Quota()):
-        return None
-    row = session.execute(
-        update(Job)
-        .where(
-            Job.id == job_id,
-            Job.status == Status.QUEUED.value,
-            Job.cancel_requested_at.is_(None),
-            Job.attempt_count < max_attempts,
-        )
-        .values(
-            status=Status.RUNNING.value,
-            lease_owner=owner,
-            lease_expires_at=now + ttl_seconds,
-            heartbeat_at=now,
-            fencing_number=Job.fencing_number + 1,
-            attempt_count=Job.attempt_count + 1,
-            progress=None,
-            progress_at=None,
-            stage_began_at=now,
-            held_since=None,
-        )
-        .returning(Job.fencing_number, Job.stage, Job.attempt_count, Job.request_id, Job.traceparent)
-    ).first()
+    """Take this job if it is queued, whoever's turn it is. None: somebody else has it, it ended, or a cancel
+    came first."""
+    session.flush()
+    values = _taking(owner=owner, ttl_seconds=ttl_seconds, now=now)
+    taken = _take(session, TAKE_ONE, values | {"job_id": job_id, "max_attempts": max_attempts}, now=now)
+    if taken is not None:
+        project_id = session.scalars(select(Job.project_id).where(Job.id == job_id)).one()
+        queue = lanes.locked(session, project_id)
+        queue.running_limit = quota_of(session, project_id, default_quota or Quota()).concurrent_jobs
+        lanes.count(session, project_id, recent=queue.recent)
+    return taken
+
+
+def _taking(*, owner: str, ttl_seconds: float, now: float) -> dict[str, Any]:
+    """Parameters of a claiming statement."""
+    return {"owner": owner, "until": now + ttl_seconds, "at": now}
+
+
+def _take(
+    session: Session, statement: ReturningUpdate[Any], values: dict[str, Any], *, now: float
+) -> Claim | None:
+    row = session.connection().execute(statement, values).first()
     if row is None:
         return None
-    fencing_number, stage, attempt, request_id, traceparent = row
-    session.execute(update(Job).where(Job.id == job_id, Job.started_at.is_(None)).values(started_at=now))
+    job_id, owner, fencing_number, stage, attempt, request_id, traceparent = row
     attempts.begin(session, job_id, fencing_number, worker=owner, stage=Stage(stage), now=now)
     text = "Fine-tuning job started" if attempt == 1 else f"Fine-tuning job resumed at stage {stage}"
     add_event(session, job_id, text, now=now, data={"attempt": attempt, "stage": stage})
@@ -186,7 +220,7 @@ def expired(session: Session, *, now: float, limit: int = 100) -> list[Job]:
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    # In the order of their projects: ending a job takes its project's lock (`service.quotas.turns`).
+    # In the order of their projects: ending a job locks its project's row (`service.scheduling.lanes`).
     return sorted(session.scalars(query), key=lambda job: job.project_id)
 
 
@@ -223,12 +257,23 @@ def reap(session: Session, job: Job, *, max_attempts: int, now: float) -> None:
 
 
 def silent(session: Session, *, rung_before: float, limit: int = 100) -> list[str]:
-    """Queued jobs whose doorbell brought nobody: the message was lost, or the broker was. Not those that
-    wait for another job of their project, whose end rings for them."""
+    """Queued jobs whose doorbell brought nobody: the message was lost, or the broker was. Not those whose
+    project runs as many as it may, the end of one rings for them; and not more than `MOST_RUNG` in as long as
+    it takes to be silent: a worker that hears one bell goes on until nothing is left."""
+    lately = (
+        select(Job.id).where(Job.status == Status.QUEUED.value, Job.rung_at >= rung_before).limit(MOST_RUNG)
+    )
+    room = MOST_RUNG - (session.scalar(select(func.count()).select_from(lately.subquery())) or 0)
+    limited = and_(ProjectQueue.running_limit > 0, ProjectQueue.num_running >= ProjectQueue.running_limit)
     query = (
         select(Job.id)
-        .where(Job.status == Status.QUEUED.value, Job.rung_at < rung_before, Job.held_since.is_(None))
+        .outerjoin(ProjectQueue, ProjectQueue.project_id == Job.project_id)
+        .where(
+            Job.status == Status.QUEUED.value,
+            Job.rung_at < rung_before,
+            func.coalesce(limited, False).is_(False),
+        )
         .order_by(Job.rung_at)
-        .limit(limit)
+        .limit(max(0, min(limit, room)))
     )
     return list(session.scalars(query))

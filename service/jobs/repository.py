@@ -5,6 +5,7 @@ Changing a job's state is not here but in `service.jobs.transitions` and `servic
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from service.jobs.estimates import queue_position, queue_positions
 from service.jobs.states import Status
 from service.models import Adapter, AlignedBase, Job, JobEvent
 from service.pagination import after_row, cut
+from service.scheduling.waiting import Wait, Waits
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class JobView:
     queue_position: int | None = None
     adapter_expires_at: float | None = None
     adapter_deleted_at: float | None = None
+    wait: Wait | None = None
 
 
 # The columns of a JobView but for the place in the queue; those of the adapter are null without one.
@@ -82,7 +85,11 @@ def get_job(session: Session, project_id: str, job_id: str) -> JobView | None:
     ).first()
     if row is None:
         return None
-    return JobView(row[0], row[1], row[2], queue_position(session, row[0]), row[3], row[4])
+    place, wait = None, None
+    if row[0].status == Status.QUEUED:
+        place = queue_position(session, row[0])
+        wait = Waits(session, project_id, now=time.time()).why(row[0])
+    return JobView(row[0], row[1], row[2], place, row[3], row[4], wait)
 
 
 def get_job_for_update(session: Session, project_id: str, job_id: str) -> Job | None:
@@ -109,9 +116,15 @@ def list_jobs(
     query = filters.applied(_views(project_id))
     query = after_row(query, Job.created_at, Job.id, after=after)
     rows, has_more = cut(list(session.execute(query.limit(limit + 1))), limit)
-    positions = queue_positions(session) if any(row[0].status == Status.QUEUED for row in rows) else {}
+    positions: dict[str, int] = {}
+    waits: dict[str, Wait | None] = {}
+    if any(row[0].status == Status.QUEUED for row in rows):
+        positions = queue_positions(session, project_id)
+        found = Waits(session, project_id, now=time.time())
+        waits = {row[0].id: found.why(row[0]) for row in rows}
     return [
-        JobView(row[0], row[1], row[2], positions.get(row[0].id), row[3], row[4]) for row in rows
+        JobView(row[0], row[1], row[2], positions.get(row[0].id), row[3], row[4], waits.get(row[0].id))
+        for row in rows
     ], has_more
 
 

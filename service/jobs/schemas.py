@@ -18,6 +18,7 @@ from service.jobs.repository import JobView
 from service.jobs.states import Stage, Status, on_the_wire
 from service.jobs.training import shown_training, training_result
 from service.models import Job, JobEvent
+from service.scheduling.waiting import Reason
 
 
 class JobError(BaseModel):
@@ -37,6 +38,11 @@ class Base(BaseModel):
 class GateWaiver(BaseModel):
     reason: str
     at: int
+
+
+class WaitingFor(BaseModel):
+    reason: Reason
+    message: str
 
 
 class JobObject(BaseModel):
@@ -67,6 +73,8 @@ class JobObject(BaseModel):
     """Of the current stage: step, total_steps, loss, seconds_remaining, ..."""
     queue_position: int | None
     """1 is next; of a queued job among the first thousand."""
+    waiting_for: WaitingFor | None
+    """Of a queued job."""
     attempts: int
     cancel_requested: bool
     """A running job was asked to stop; its status stays `running` until its process is gone."""
@@ -122,6 +130,7 @@ class JobObject(BaseModel):
             stage=stage,
             progress=job.progress,
             queue_position=view.queue_position,
+            waiting_for=None if view.wait is None else WaitingFor.model_validate(asdict(view.wait)),
             attempts=job.attempt_count,
             cancel_requested=job.cancel_requested_at is not None,
             pause_requested=job.pause_requested_at is not None,

@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session
 from service.jobs.events import Level, add_event
 from service.jobs.states import TERMINAL, TRANSITIONS, Stage, State, Status
 from service.models import Job
-from service.quotas import accounts, turns
+from service.quotas import accounts
 from service.safety import figures
+from service.scheduling import lanes
 from service.webhooks.announcements import announce
 
 
@@ -46,8 +47,8 @@ def move(
 ) -> None:
     """Move one job to `target` and write the event.
 
-    A move out of `running` gives up the lease and its estimate, and rings for the next job of the project
-    that waits for its place; every move from there books the time that the stage took. A move into the queue
+    A move out of `running` gives up the lease and its estimate; every move from there books the time that the
+    stage took. The project's queue is counted anew (`service.scheduling.lanes`). A move into the queue
     takes a place at its end, one into `paused` grants what was asked for, and one into a terminal status sets
     `finished_at` and writes what the project's webhooks are told.
     Raises LeaseLostError if `fencing_number` is given and no longer current, IllegalTransitionError
@@ -55,11 +56,10 @@ def move(
     """
     status, stage = target
     before = session.execute(
-        select(Job.project_id, Job.status, Job.stage_began_at, Job.lease_expires_at).where(Job.id == job_id)
+        select(Job.project_id, Job.status, Job.stage_began_at, Job.lease_expires_at)
+        .where(Job.id == job_id)
+        .with_for_update()
     ).first()
-    was_running = before is not None and before.status == Status.RUNNING
-    if before is not None and was_running and status is not Status.RUNNING:
-        turns.lock(session, before.project_id)
     allowed = [state for state in sources(target) if only_from in (None, state[0])]
     assert allowed, f"no edge of the transition table leads to {target}"
     guard = [
@@ -71,7 +71,6 @@ def move(
     changes: dict[str, Any] = {"status": status.value, "stage": stage.value, **(values or {})}
     if status is not Status.RUNNING:
         changes |= {
-            "held_since": None,
             "lease_owner": None,
             "lease_expires_at": None,
             "estimated_finish_at": None,
@@ -92,14 +91,15 @@ def move(
     if status in TERMINAL:
         event = f"fine_tuning.job.{status.value}"
         announce(session, project_id=moved.project_id, job_id=job_id, type=event, now=now)
-    if before is None or not was_running:
-        return
-    if before.stage_began_at is not None:
+    assert before is not None, job_id
+    seconds = 0.0
+    if before.status == Status.RUNNING and before.stage_began_at is not None:
         # A lost worker's time ends with its lease, whenever that was noticed.
         until = now if before.lease_expires_at is None else min(now, before.lease_expires_at)
-        accounts.book(session, before.project_id, until - before.stage_began_at, now=now)
-    if status is not Status.RUNNING:
-        turns.ring_held(session, before.project_id, now=now)
+        seconds = until - before.stage_began_at
+        accounts.book(session, before.project_id, seconds, now=now)
+    if before.status != status or seconds > 0:
+        lanes.refresh(session, before.project_id, now=now, used_seconds=seconds)
 
 
 def fail(
@@ -112,6 +112,7 @@ def fail(
     param: str | None,
     now: float,
     fencing_number: int | None = None,
+    only_from: Status | None = None,
     values: dict[str, Any] | None = None,
 ) -> None:
     move(
@@ -123,5 +124,6 @@ def fail(
         data={"code": code},
         now=now,
         fencing_number=fencing_number,
+        only_from=only_from,
         values={"error_code": code, "error_message": message, "error_param": param, **(values or {})},
     )

@@ -12,6 +12,7 @@ from service.models.catalog import AlignedBase
 from service.models.files import File, FirstAnswer, Upload, UploadPart
 from service.models.jobs import Job, JobCheckpoint, JobEvent, JobMetrics, OutboxMessage
 from service.models.safety import SafetyFigures
+from service.models.scheduling import KnownWorker, ProjectQueue
 from service.models.sessions import OperatorKey, WebSession
 from service.models.tenants import AdminKey, ApiKey, GpuUsage, Organization, Project, ProjectQuota
 from service.models.webhooks import Webhook, WebhookDelivery
@@ -33,10 +34,12 @@ __all__ = [
     "JobCheckpoint",
     "JobEvent",
     "JobMetrics",
+    "KnownWorker",
     "OperatorKey",
     "Organization",
     "OutboxMessage",
     "Project",
+    "ProjectQueue",
     "ProjectQuota",
     "SafetyFigures",
     "ServerSecret",

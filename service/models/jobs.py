@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.models.base import Json, Table
+
+_QUEUED, _RUNNING = (text(f"status = '{status}'") for status in ("queued", "running"))
 
 
 class Job(Table):
@@ -19,13 +21,17 @@ class Job(Table):
         Index("ix_jobs_leases", "status", "lease_expires_at"),
         Index("ix_jobs_queue", "status", "queued_at", "id"),
         Index("ix_jobs_history", "base_id", "status", "finished_at"),
-        Index("ix_jobs_held", "project_id", "held_since"),
         Index("ix_jobs_from_checkpoint", "from_checkpoint"),
         Index("ix_jobs_counts", "status", "stage"),
         # For operators: over all projects.
         Index("ix_jobs_all", "created_at", "id"),
         Index("ix_jobs_all_by_status", "status", "created_at", "id"),
         Index("ix_jobs_all_by_base", "base_id", "created_at", "id"),
+        Index(
+            "ix_jobs_turn", "project_id", "queued_at", "id", postgresql_where=_QUEUED, sqlite_where=_QUEUED
+        ),
+        Index("ix_jobs_running", "project_id", postgresql_where=_RUNNING, sqlite_where=_RUNNING),
+        Index("ix_jobs_rung", "rung_at", postgresql_where=_QUEUED, sqlite_where=_QUEUED),
     )
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
@@ -86,7 +92,9 @@ class Job(Table):
     rung_at: Mapped[float | None]
     """When a message for this job was last put into the outbox."""
     held_since: Mapped[float | None]
-    """Its `queued_at`, while it waits for another job of its project to end (`service.quotas.turns`)."""
+    """Not used since revision 0013; processes of an older version write it while they are replaced."""
+    needed_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Of the device, by `autoclave.memory`, as the worker that prepared it said; null: not known yet."""
 
     progress: Mapped[dict[str, Any] | None]
     progress_at: Mapped[float | None]

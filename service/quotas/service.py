@@ -12,10 +12,11 @@ from service.audit.log import Actor, record
 from service.auth import UnknownIdError
 from service.jobs.states import Status
 from service.models import Project, ProjectQuota
-from service.quotas import turns, usage
+from service.quotas import usage
 from service.quotas.limits import Quota, quota_of
 from service.quotas.schemas import QuotaUse
 from service.rates.limiter import Kind, RateLimiter
+from service.scheduling import lanes
 
 _RUNG_BY_RAISING = 100
 
@@ -97,8 +98,8 @@ def change_quota(
         changes=dict(changes),
     )
     # Jobs that wait for others of their project may be free to go.
-    turns.lock(session, project_id)
-    turns.ring_held(session, project_id, now=now, count=_RUNG_BY_RAISING)
+    lanes.locked(session, project_id).running_limit = row.concurrent_jobs
+    lanes.ring(session, project_id, now=now, count=_RUNG_BY_RAISING)
 
 
 OWN_NUMBERS = (*Quota.__dataclass_fields__, "requests_per_minute")

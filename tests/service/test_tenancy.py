@@ -152,7 +152,7 @@ def owned(database: Database, storage: Storage, tenant: Tenant) -> dict[str, str
             stage="publish",
             safety_report={"summary": {}},
         )
-        event = add_event(session, job.id, "hello", now=1.0)
+        add_event(session, job.id, "hello", now=1.0)
         adapter = make_adapter(session, job, signing_public_key="-----BEGIN PUBLIC KEY-----")
         member = make_adapter_file(session, adapter)
         storage.put(adapter.storage_key, b"data")
@@ -179,7 +179,7 @@ def owned(database: Database, storage: Storage, tenant: Tenant) -> dict[str, str
             "file_id": file.id,
             "job_id": job.id,
             "model": adapter.model_id,
-            "event_id": event.id,
+            "event_id": session.scalars(select(JobEvent.id).where(JobEvent.job_id == job.id)).one(),
             "upload_id": upload.id,
             "part_id": part.id,
             "webhook_id": webhook.id,

@@ -24,6 +24,7 @@ from workers.messages import (
     AnyMessage,
     Checkpointed,
     Failed,
+    MemoryEstimated,
     MetricsMeasured,
     Noted,
     ProgressMade,
@@ -240,6 +241,12 @@ def finds_no_storage(child: Child) -> None:
     sys.exit(STORAGE_DOWN_EXIT)
 
 
+def is_large(child: Child) -> None:
+    child.say(MemoryEstimated(num_bytes=3 * 2**30))
+    child.wait_for_stop_flag()
+    time.sleep(600)
+
+
 def cooperates(child: Child) -> None:
     child.write_pids()
     child.say(ProgressMade(step=1, total_steps=2))
@@ -266,6 +273,15 @@ def ignores_a_pause(child: Child) -> None:
     child.say(ProgressMade(step=1, total_steps=2))
     while not child.order.stop_flag.exists() or is_pause(child.order.stop_flag):
         time.sleep(0.01)
+
+
+def saves_two_checkpoints(child: Child) -> None:
+    for step in (1, 2):
+        prefix = f"{private_prefix(child.order.job_id)}/{child.order.fencing_number}/train-checkpoint-{step}"
+        child._storage.put(f"{prefix}/state.json", b"{}")
+        child.say(Checkpointed(prefix=prefix, step=step))
+    child.say(ProgressMade(step=1, total_steps=2))
+    child.wait_for_stop_flag()
 
 
 def stubborn(child: Child) -> None:

@@ -51,6 +51,7 @@ class Bench:
                 "heartbeat_seconds": 0.1,
                 "max_attempts": 2,
                 "cancel_grace_seconds": 0.3,
+                "drain_grace_seconds": 0.3,
                 "terminate_grace_seconds": 0.3,
             }
         )
@@ -69,12 +70,13 @@ class Bench:
         )
 
     def run(self, behaviour: str, job_id: str, **settings: Any) -> Job:
-        self.supervisor(behaviour, **settings).run(job_id)
+        """The job whose turn it is, which is this one where there is no other; what this one is then."""
+        self.supervisor(behaviour, **settings).run_next()
         return self.job(job_id)
 
     def run_beside(self, behaviour: str, job_id: str, **settings: Any) -> threading.Thread:
         """Run in a thread; returns once the child shows progress."""
-        thread = threading.Thread(target=self.supervisor(behaviour, **settings).run, args=(job_id,))
+        thread = threading.Thread(target=self.supervisor(behaviour, **settings).run_next)
         thread.start()
         self.wait_until(lambda: self.job(job_id).progress is not None)
         return thread

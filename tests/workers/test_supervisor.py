@@ -268,8 +268,54 @@ def test_shutdown_hands_the_job_back_without_counting(bench: Bench, queued_job: 
     assert bench.run("happy", job_id).status == "succeeded"
 
 
+def test_a_shutdown_lets_the_child_save_first(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    thread = bench.run_beside("pauses", job_id, drain_grace_seconds=30.0)
+    bench.wait_until(lambda: bench.job(job_id).stage == "train")
+    bench.shutdown.set()
+    thread.join(20)
+    job = bench.job(job_id)
+    assert (job.status, job.stage, job.attempt_count) == ("queued", "train", 0)
+    assert (job.checkpoint or {})["step"] == 7
+    assert gone(bench.pids())
+    bench.shutdown.clear()
+    assert bench.run("pauses", job_id).status == "succeeded"
+
+
+def test_a_shutdown_hurries_a_pause(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    thread = bench.run_beside("ignores_a_pause", job_id, pause_grace_seconds=60.0)
+    ask(bench.database, service.pause_job, job_id)
+    bench.wait_until(lambda: bool(list(bench.work_dir.glob("*/stop"))))
+    bench.shutdown.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert bench.job(job_id).status == "paused"
+
+
+def test_a_cancel_ends_a_drain_and_does_not_lengthen_it(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    thread = bench.run_beside("stubborn", job_id, drain_grace_seconds=2.0, cancel_grace_seconds=60.0)
+    bench.shutdown.set()
+    bench.wait_until(lambda: bool(list(bench.work_dir.glob("*/stop"))))
+    ask(bench.database, service.cancel_job, job_id)
+    thread.join(10)
+    assert bench.job(job_id).status == "cancelled"
+    assert gone(bench.pids())
+
+
+def test_a_checkpoint_that_a_newer_one_replaced_is_deleted(bench: Bench, queued_job: QueuedJob) -> None:
+    job_id = queued_job()
+    thread = bench.run_beside("saves_two_checkpoints", job_id)
+    bench.wait_until(lambda: (bench.job(job_id).checkpoint or {}).get("step") == 2)
+    bench.wait_until(lambda: len(bench.storage.keys("private")) == 1)
+    assert bench.storage.keys("private") == [f"private/{job_id}/1/train-checkpoint-2/state.json"]
+    bench.shutdown.set()
+    thread.join(10)
+
+
 def test_a_stage_that_takes_too_long_fails(bench: Bench, queued_job: QueuedJob) -> None:
-    job = bench.run("stubborn", queued_job(), stage_deadline_seconds=0.5)
+    job = bench.run("stubborn", queued_job(), stage_deadline_seconds=4.0)
     assert (job.status, job.error_code) == ("failed", "deadline_exceeded")
     assert gone(bench.pids())
 

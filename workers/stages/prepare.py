@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from autoclave.data.conversations import check_file
@@ -11,10 +12,11 @@ from autoclave.errors import ModelError
 from autoclave.evaluation.safety import MAX_LOSS_TOKENS
 from autoclave.evaluation.utility import encode_references, read_references
 from autoclave.hashing import file_sha256
+from autoclave.memory import estimate_memory, weight_shapes
 from autoclave.modelling.adapters import resolve_target_modules
 from service.jobs.states import Stage
 from workers.attempt import Attempt, StageError, data_errors_of
-from workers.messages import StageFinished
+from workers.messages import MemoryEstimated, StageFinished
 from workers.profile_files import check_evaluation, profile_errors, realignment, unusable_profile
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,7 @@ def prepare(attempt: Attempt) -> StageFinished:
     """Raises StageError with code base_mismatch, invalid_lora, invalid_training_file, invalid_validation_file
     or invalid_safety_profile."""
     order, reporter = attempt.order, attempt.reporter
+    say_memory(attempt, longest_row=1)  # before the base is loaded: it alone may be too large
     base = attempt.bare_base()
     try:
         resolve_target_modules(base.model, attempt.spec.lora.target_modules)
@@ -59,6 +62,8 @@ def _check_training_file(attempt: Attempt) -> dict[str, Any]:
     if attempt.spec.train.early_stopping and not validation.examples:
         text = f"no example of {order.validation_file and order.validation_file.id} has a trained token"
         raise StageError("invalid_validation_file", text, param="validation_file")
+    if order.starts_from is None:
+        say_memory(attempt, longest_row=max(len(example) for example in encoded.examples))
     num_tokens = sum(len(example) for example in encoded.examples)
     if order.starts_from is None:
         reporter.note(f"Training on {len(encoded.examples)} conversations, {num_tokens} tokens per epoch")
@@ -74,6 +79,24 @@ def _check_training_file(attempt: Attempt) -> dict[str, Any]:
         "num_truncated": encoded.num_truncated,
         "num_dropped": encoded.num_dropped,
     }
+
+
+def say_memory(attempt: Attempt, *, longest_row: int) -> None:
+    """What training needs of the device, to the supervisor, who knows how much there is. Nothing is said of a
+    base whose weights are in another format: it is tried."""
+    spec = attempt.spec
+    try:
+        estimate = estimate_memory(
+            weight_shapes(Path(attempt.order.base.path)),
+            spec.lora,
+            spec.train,
+            longest_row=longest_row,
+            device="cuda" if str(attempt.device).startswith("cuda") else "cpu",
+        )
+    except ModelError as error:
+        logger.info("memory cannot be estimated: %s", error)
+        return
+    attempt.reporter.say(MemoryEstimated(num_bytes=estimate.total))
 
 
 def _check_profile(attempt: Attempt) -> dict[str, Any]:

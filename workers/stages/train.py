@@ -110,7 +110,8 @@ def _kept(
 
 
 class UploadedCheckpoints(CheckpointStore):
-    """Saves when the last save is long enough ago or the job is to pause; uploads, and says so.
+    """Saves when the last save is long enough ago, or when the job is to pause or its worker shuts down;
+    uploads, and says so.
 
     At the end of an epoch it also keeps the adapter alone, which may be released later. That comes first: an
     attempt that goes on behind a resume checkpoint will not pass the epoch's end again.

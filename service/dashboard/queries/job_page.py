@@ -27,7 +27,7 @@ class Position:
     fencing_number: int
     step: int | None
     asked: str
-    """Of what was asked: c cancel, p pause, h held by the quota."""
+    """Of what was asked: c cancel, p pause."""
     newest_event: int
 
 
@@ -44,7 +44,6 @@ def _position(project_id: BindParameter[str] | None) -> Select[Any]:
         Job.progress,
         Job.cancel_requested_at,
         Job.pause_requested_at,
-        Job.held_since,
         _newest_event,
     ).where(Job.id == bindparam("job_id"))
     return query if project_id is None else query.where(Job.project_id == project_id)
@@ -63,8 +62,8 @@ def position(session: Session, job_id: str, project_id: str | None) -> Position 
         row = session.execute(_OWN_POSITION, {"job_id": job_id, "project_id": project_id}).first()
     if row is None:
         return None
-    status, stage, fencing_number, progress, cancel, pause, held, newest = row
-    flags = ((cancel, "c"), (pause, "p"), (held, "h"))
+    status, stage, fencing_number, progress, cancel, pause, newest = row
+    flags = ((cancel, "c"), (pause, "p"))
     asked = "".join(flag for value, flag in flags if value is not None)
     return Position(status, stage, fencing_number, (progress or {}).get("step"), asked, newest or 0)
 

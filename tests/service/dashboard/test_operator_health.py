@@ -14,7 +14,7 @@ from service import ids, outbox
 from service.app import create_app
 from service.db import Database
 from service.models import WebhookDelivery
-from service.outbox import QUEUE_NAME
+from service.scheduling.workers import DEFAULT_QUEUE
 from service.settings import Settings
 from service.storage import Storage, StorageUnavailableError
 from tests.builders import BASE_ID, Tenant, make_base, make_job, make_webhook
@@ -49,7 +49,8 @@ class TestWithABroker:
 
     def test_it_is_measured(self, operator: Browser, tmp_path: Path) -> None:
         with redis.Redis(unix_socket_path=str(tmp_path / "b.sock")) as client:
-            client.rpush(QUEUE_NAME, "a", "b")
+            client.rpush(DEFAULT_QUEUE, "a")
+            client.rpush(f"{DEFAULT_QUEUE}.large.1", "b")
         page = operator.get("/dashboard/health").text
         assert "Nothing needs attention" in page
         assert "<dt>Doorbells waiting</dt><dd>2</dd>" in page

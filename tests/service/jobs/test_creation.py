@@ -89,6 +89,10 @@ def test_a_job_is_queued_with_its_events_and_its_doorbell(
         "attempts": 0,
         "cancel_requested": False,
         "queue_position": 1,
+        "waiting_for": {
+            "reason": "no_worker",
+            "message": "No worker of this server is there now; the job starts when one comes.",
+        },
         "cloned_from": None,
         "from_checkpoint": None,
         "gate_waived": None,

@@ -394,14 +394,11 @@ def test_counting_reads_indexes_alone(database: Database, tenant: Tenant) -> Non
         "SELECT created_at FROM jobs WHERE project_id = 'p' AND created_at > 9 ORDER BY created_at DESC": (
             "ix_jobs_listing"
         ),
-        "SELECT id FROM jobs WHERE project_id = 'p' AND held_since IS NOT NULL ORDER BY held_since": (
-            "ix_jobs_held"
-        ),
     }
     with database.snapshot() as session:
         for query, index in plans.items():
             plan = " ".join(row[-1] for row in session.execute(text(f"EXPLAIN QUERY PLAN {query}")))
             assert index in plan, plan
-            assert "held" in query or "COVERING INDEX" in plan, plan
+            assert "COVERING INDEX" in plan, plan
             assert "TEMP B-TREE" not in plan, plan
         assert session.scalar(select(Job.id)) is None

@@ -1,0 +1,1 @@
+"""Which job a worker gets next: docs/decisions/0022."""
