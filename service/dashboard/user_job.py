@@ -108,7 +108,7 @@ def download_result(
         if file is None or file_id not in (view.job.result_file_ids or []):
             raise file_not_found(file_id)
     try:
-        content = storage.stream(file.storage_key)
+        content = storage.stream(file.storage_key, sha256=file.sha256)
     except FileNotFoundError as error:
         raise file_not_found(file_id) from error
     name = quote(file.filename, safe="")

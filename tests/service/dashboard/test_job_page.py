@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -156,9 +157,11 @@ def released(database: Database, tenant: Tenant, storage: Storage) -> str:
     )
     with database.transaction() as session:
         row = session.get_one(Job, job_id)
-        adapter = make_adapter(session, row)
-        make_adapter_file(session, adapter, name="README.md", bytes=2, offset=1)
-        curve = make_file(session, tenant.project_id, filename="step_metrics.csv", bytes=5)
+        adapter = make_adapter(session, row, sha256=sha256(b"tar!").hexdigest())
+        inside = {"bytes": 2, "offset": 1, "sha256": sha256(b"ar").hexdigest()}
+        make_adapter_file(session, adapter, name="README.md", **inside)
+        read = {"sha256": sha256(b"step\n").hexdigest()}
+        curve = make_file(session, tenant.project_id, filename="step_metrics.csv", bytes=5, **read)
         row.result_file_ids = [curve.id]
         storage.put(adapter.storage_key, b"tar!")
         storage.put(curve.storage_key, b"step\n")
