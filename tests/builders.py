@@ -26,6 +26,7 @@ from service.models import (
     Job,
     JobCheckpoint,
     Project,
+    ProjectQueue,
     Upload,
     UploadPart,
     Webhook,
@@ -183,6 +184,12 @@ def make_job(session: Session, project_id: str, **overrides: Any) -> Job:
     session.flush()
     lanes.refresh(session, project_id, now=now)
     return job
+
+
+def limit_running(session: Session, project_id: str, limit: int) -> None:
+    """The project's queue as it is after a claim that saw this quota of jobs that run at once."""
+    session.get_one(ProjectQueue, project_id).running_limit = limit
+    session.flush()
 
 
 def make_queued_job(session: Session, project_id: str, **overrides: Any) -> Job:

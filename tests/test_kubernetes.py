@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from service.db import Database
 from service.settings import Settings
 from service.storage.s3_url import s3_place
-from tests.builders import Tenant, make_job, make_queued_job
+from tests.builders import Tenant, limit_running, make_job, make_queued_job
 from tests.test_deployment import DOCKERFILE, OURS, SERVICES, VARIABLES, drain_seconds
 from workers.cli import app
 
@@ -150,10 +150,16 @@ def test_the_query_counts_jobs_that_need_a_worker(database: Database, tenant: Te
     assert count() == 0
     with database.transaction() as session:
         make_queued_job(session, tenant.project_id)
-        make_queued_job(session, tenant.project_id, held_since=1.0)
+        make_queued_job(session, tenant.project_id)
         for status in ("running", "paused", "succeeded", "failed", "cancelled"):
             make_job(session, tenant.project_id, status=status)
-    assert count() == 2
+    assert count() == 3
+    with database.transaction() as session:
+        limit_running(session, tenant.project_id, 1)
+    assert count() == 1, "those that wait for the project's own job need no worker yet"
+    with database.transaction() as session:
+        limit_running(session, tenant.project_id, 2)
+    assert count() == 3
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

@@ -19,10 +19,12 @@ from service.jobs.events import add_event
 from service.jobs.metrics import add_steps
 from service.jobs.states import Stage
 from service.models import Job
+from service.scheduling.workers import Kind, announce
 from service.scopes import Scope
 from service.storage import Storage
 from tests.builders import (
     Tenant,
+    limit_running,
     make_adapter,
     make_adapter_file,
     make_checkpoint,
@@ -124,8 +126,7 @@ def test_an_owner_sees_attempts_but_no_worker_and_no_log(
     [
         ({"status": "validating_files"}, "Its files are being checked."),
         ({"status": "paused", "stage": "train"}, "waits until it is resumed"),
-        ({"status": "queued", "queued_at": 1.0}, "Next in the queue"),
-        ({"status": "queued", "held_since": 1.0}, "Held by the quota: this project runs 1, as many"),
+        ({"status": "queued", "queued_at": 1.0}, "No worker of this server is there now"),
     ],
     ids=lambda value: value.get("status") if isinstance(value, dict) else "",
 )
@@ -137,8 +138,18 @@ def test_why_nothing_happens(
     assert said in user.get(f"/app/jobs/{job_id}").text
 
 
+def test_a_job_held_by_the_quota(user: Browser, database: Database, tenant: Tenant) -> None:
+    job(database, tenant, **RUNNING)
+    job_id = job(database, tenant, status="queued", queued_at=1.0)
+    with database.transaction() as session:
+        announce(session, Kind(), now=time.time())
+        limit_running(session, tenant.project_id, 1)
+    assert "This project runs 1 of the 1 jobs" in user.get(f"/app/jobs/{job_id}").text
+
+
 def test_a_place_in_the_queue(user: Browser, database: Database, tenant: Tenant) -> None:
     with database.transaction() as session:
+        announce(session, Kind(), now=time.time())
         ids = [make_queued_job(session, tenant.project_id, queued_at=float(at)).id for at in range(3)]
     assert "In the queue at place 3." in user.get(f"/app/jobs/{ids[2]}").text
 

@@ -9,7 +9,7 @@ from service.dashboard import operator_now
 from service.dashboard.queries import now
 from service.db import Database
 from service.fleet.states import WorkerState
-from tests.builders import Tenant, make_job, make_queued_job
+from tests.builders import Tenant, limit_running, make_job, make_queued_job, make_tenant
 from tests.service.dashboard.conftest import Browser
 from tests.service.dashboard.rows import make_running_job, make_worker
 
@@ -58,9 +58,12 @@ def test_silent_workers_and_jobs_that_do_not_move_stand_out(
 
 def test_the_queue(database: Database, tenant: Tenant) -> None:
     began = time.time() - 500
+    limited = make_tenant(database, name="Limited")
     with database.transaction() as session:
         make_queued_job(session, tenant.project_id, created_at=began)
-        make_job(session, tenant.project_id, created_at=began - 50, held_since=began - 50)
+        make_job(session, limited.project_id, created_at=began - 50)
+        make_job(session, limited.project_id, status="running", stage="publish")
+        limit_running(session, limited.project_id, 1)
         make_job(session, tenant.project_id, status="paused", stage="train")
         make_job(session, tenant.project_id, status="failed", stage="train")
     with database.snapshot() as session:

@@ -15,7 +15,7 @@ from service.fleet.presence import Sighting
 from service.fleet.repository import JobCount
 from service.fleet.states import WorkerState
 from service.models import Job, Worker
-from tests.builders import Tenant, make_job, make_queued_job
+from tests.builders import Tenant, limit_running, make_job, make_queued_job, make_tenant
 
 NOW = 1_000_000.0
 MANY = 10_000
@@ -139,8 +139,11 @@ def test_the_age_of_the_queue_is_that_of_the_oldest_a_worker_could_take(
 ) -> None:
     with database.snapshot() as session:
         assert fleet.queue(session, now=NOW) == fleet.QueueView(0, 0, None)
+    limited = make_tenant(database, name="Limited")
     with database.transaction() as session:
-        make_job(session, tenant.project_id, queued_at=NOW - 500, held_since=NOW - 400)
+        make_job(session, limited.project_id, queued_at=NOW - 500)
+        make_job(session, limited.project_id, status="running")
+        limit_running(session, limited.project_id, 1)
         make_job(session, tenant.project_id, queued_at=NOW - 60)
         make_job(session, tenant.project_id, queued_at=NOW - 5)
         make_job(session, tenant.project_id, status="paused", queued_at=NOW - 900)
@@ -174,7 +177,6 @@ def many_jobs(database: Database, tenant: Tenant) -> None:
             "stage": "CASE WHEN i < 1000 THEN 'prepare' WHEN i < 1020 THEN 'train' "
             "WHEN i % 3 = 0 THEN 'sanitize' ELSE 'publish' END",
             "queued_at": f"{NOW} - i",
-            "held_since": f"CASE WHEN i % 2 = 1 THEN {NOW} END",
             "heartbeat_at": f"{NOW} - i",
             "stage_began_at": f"{NOW}",
         }

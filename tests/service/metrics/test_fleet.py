@@ -10,7 +10,7 @@ from service.db import Database
 from service.fleet import presence
 from service.fleet.states import WorkerState
 from service.metrics.fleet import FleetCollector
-from tests.builders import Tenant, make_job, make_queued_job
+from tests.builders import Tenant, limit_running, make_job, make_queued_job, make_tenant
 from tests.exposition import samples
 from tests.service.fleet.test_repository import sighting
 
@@ -36,7 +36,10 @@ def test_gauges_follow_the_database(database: Database, tenant: Tenant) -> None:
     registry = registry_of(database)
     with database.transaction() as session:
         make_queued_job(session, tenant.project_id, created_at=now - 100)
-        make_job(session, tenant.project_id, held_since=now - 50, queued_at=now - 500)
+        limited = make_tenant(database)
+        make_job(session, limited.project_id, queued_at=now - 500)
+        make_job(session, limited.project_id, status="running", stage="publish")
+        limit_running(session, limited.project_id, 1)
         make_job(
             session,
             tenant.project_id,
