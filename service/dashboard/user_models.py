@@ -1,4 +1,4 @@
-"""A project's released adapters: list, download, delete."""
+"""A project's released adapters: list and delete. The job's page has the download (`user_job`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
 from service.adapters import deletion, repository
-from service.adapters.downloads import adapter_deleted, deliver, download_of, released
+from service.adapters.downloads import released
 from service.dashboard.page_route import UserDep, UserPage
 from service.dashboard.permission import may, require
 from service.dashboard.rendering import page
@@ -38,17 +38,6 @@ def show_models(
         may_download=may(caller, "GET", "/fine_tuning/jobs/{job_id}/adapter"),
         may_delete=may(caller, "DELETE", "/models/{model}"),
     )
-
-
-@router.get("/app/models/{job_id}/adapter")
-def download_adapter(
-    request: Request, database: DatabaseDep, storage: StorageDep, caller: UserDep, job_id: str
-) -> Response:
-    """The tar; ranges and checksums as of the API's route."""
-    require(caller, "GET", "/fine_tuning/jobs/{job_id}/adapter")
-    with database.snapshot() as session:
-        download = download_of(session, released(session, caller.project_id, job_id, now=time.time()), None)
-    return deliver(request, database, storage, download, actor=caller.actor, gone=adapter_deleted(job_id))
 
 
 @router.post("/app/models/{job_id}/delete")

@@ -109,7 +109,8 @@ def add_job(session: Session, job: Job, *, now: float) -> str:
         now=now,
     )
     outbox.enqueue(session, job.id, now=now)
-    log.info("job_created", job_id=job.id)  # joins the request's id to the job's
+    if "request_id" in structlog.contextvars.get_contextvars():
+        log.info("job_created", job_id=job.id)  # joins the request's id to the job's
     return job.id
 
 

@@ -75,9 +75,15 @@
   });
   window.autoclave = { say, lost, back, csrf: () => JSON.parse(document.body.getAttribute("hx-headers"))["x-csrf-token"] };
 
-  // A button that ends or releases something asks once more.
+  // A button that ends or releases something asks once more, and a second click sends nothing again.
   document.addEventListener("submit", (event) => {
-    const question = event.target.dataset.confirm;
-    if (question && !window.confirm(question)) event.preventDefault();
+    if (event.defaultPrevented) return;
+    const form = event.target;
+    if (form.dataset.sent || (form.dataset.confirm && !window.confirm(form.dataset.confirm))) {
+      event.preventDefault();
+      return;
+    }
+    form.dataset.sent = "1";
+    setTimeout(() => delete form.dataset.sent, 5000); // the answer may be a download, or the page come back
   });
 })();

@@ -28,21 +28,21 @@ def test_nothing_yet(user: Browser) -> None:
 def test_list_download_delete(user: Browser, database: Database, storage: Storage, tenant: Tenant) -> None:
     adapter = _release(database, storage, tenant.project_id, "mine")
     assert adapter.model_id in user.get("/app/models").text
-    answer = user.get(f"/app/models/{adapter.job_id}/adapter")
+    answer = user.get(f"/app/jobs/{adapter.job_id}/adapter")
     assert answer.content == TAR
     assert "attachment" in answer.headers["content-disposition"]
-    part = user.get(f"/app/models/{adapter.job_id}/adapter", headers={"range": "bytes=10-19"})
+    part = user.get(f"/app/jobs/{adapter.job_id}/adapter", headers={"range": "bytes=10-19"})
     assert (part.status_code, part.content) == (206, TAR[10:20])
     assert user.post(f"/app/models/{adapter.job_id}/delete").status_code == 303
     assert adapter.model_id not in user.get("/app/models").text
-    assert user.get(f"/app/models/{adapter.job_id}/adapter").status_code == 404
+    assert user.get(f"/app/jobs/{adapter.job_id}/adapter").status_code == 404
 
 
 def test_other_projects_models_are_not_there(user: Browser, database: Database, storage: Storage) -> None:
     stranger = make_tenant(database, name="Stranger")
     adapter = _release(database, storage, stranger.project_id, "secret")
     assert "secret" not in user.get("/app/models").text
-    assert user.get(f"/app/models/{adapter.job_id}/adapter").status_code == 404
+    assert user.get(f"/app/jobs/{adapter.job_id}/adapter").status_code == 404
     assert user.post(f"/app/models/{adapter.job_id}/delete").status_code == 404
     assert "Nothing older" in user.get(f"/app/models?after={adapter.model_id}").text
 
