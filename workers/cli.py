@@ -13,6 +13,7 @@ import typer
 
 from autoclave.cli import app
 from workers.cli_admin import admin
+from workers.cli_base import base
 from workers.cli_database import DataDirOption
 from workers.cli_quota import quota
 
@@ -24,6 +25,7 @@ app.add_typer(
     help="Migrate the database; organizations, projects, keys, quotas, bases, the audit log.",
 )
 admin.command()(quota)
+app.add_typer(base, name="base", help="Add, check, list and retire the models that jobs start from.")
 
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]

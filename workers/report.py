@@ -122,6 +122,7 @@ def _report(
             "revision": order.base.revision,
             "sha256": order.base.sha256,
             "alignment_method": order.base.alignment_method,
+            "floor": order.base.floor,
         },
         "adapter_sha256": {
             "before": trained["adapter_sha256"],

@@ -33,6 +33,7 @@ def test_models_are_the_bases_and_ones_own_adapters(
         "owned_by": "autoclave",
         "parent": None,
         "expires_at": None,
+        "harmful_score": None,
     }
     tuned = {
         "id": adapter.model_id,
@@ -41,6 +42,7 @@ def test_models_are_the_bases_and_ones_own_adapters(
         "owned_by": tenant.organization_id,
         "parent": BASE_ID,
         "expires_at": None,
+        "harmful_score": None,
     }
     assert models["data"][2] == tuned
     assert client.get(f"/models/{adapter.model_id}", headers=tenant.headers).json() == tuned
