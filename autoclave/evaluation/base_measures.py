@@ -33,7 +33,8 @@ def measure_base(
     on_progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """JSON-ready: `floor` (as `HarmfulnessResult`, percent), `generation` (tokens per second, greedy,
-    batched; the token that ends an answer is not counted, prompts are not either) and what both were measured on.
+    batched; the token that ends an answer is not counted, prompts are not either) and what
+    both were measured on.
 
     Raises DataError and JudgeError before the slow part, as far as it can be known then.
     """

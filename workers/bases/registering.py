@@ -60,8 +60,8 @@ def read_profile(file: Path) -> SafetyProfile:
 
 
 def read_local_profile(file: Path) -> SafetyProfile:
-    """As `read_profile`, but paths may be relative to the file's folder, as in `autoclave sanitize --gate`: the
-    files must be on this machine. Raises InputError for one that is not."""
+    """As `read_profile`, but paths may be relative to the file's folder, as in `autoclave sanitize --gate`.
+    The files must be on this machine. Raises InputError for one that is not."""
     profile = read_spec(file, SafetyProfile)
     folder = file.resolve().parent
     paths = {field: getattr(profile, field) for field in PROFILE_FILES}

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from autoclave.disk_space import refuse_full_disk
 from autoclave.errors import InputError
 from autoclave.hashing import BASE_PATTERNS
 from autoclave.modelling.base_copy import ALIGNMENT_RECORD
 
+PATTERNS = [*BASE_PATTERNS, ALIGNMENT_RECORD]
 _HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*/[\w.-]+")
 
 
@@ -54,20 +54,25 @@ def _download(repo_id: str, revision: str, endpoint: str | None) -> Path:
 
     cache = Path(constants.HF_HUB_CACHE)
     offline = is_offline_mode()
-    wanted: dict[str, Any] = {
-        "revision": revision,
-        "allow_patterns": [*BASE_PATTERNS, ALIGNMENT_RECORD],
-        "cache_dir": cache,
-        "endpoint": endpoint,
-    }
+    reachable = not offline
     what = f"{repo_id} at revision {revision}"
     try:
         if not offline:
-            files = snapshot_download(repo_id, **wanted, dry_run=True)
-            _refuse_without_weights(what, [file.filename for file in files])
-            missing = sum(file.file_size or 0 for file in files if file.will_download)
-            refuse_full_disk(cache, missing, what=what)
-        return Path(snapshot_download(repo_id, **wanted, local_files_only=offline))
+            try:
+                _refuse_what_cannot_be_fetched(repo_id, revision, endpoint, cache, what)
+            except (InputError, HfHubHTTPError, errors.HFValidationError):
+                raise
+            except Exception:  # of whichever HTTP library the client uses: there is no connection
+                reachable = False  # what was downloaded before will do
+        snapshot = snapshot_download(
+            repo_id,
+            revision=revision,
+            allow_patterns=PATTERNS,
+            cache_dir=cache,
+            endpoint=endpoint,
+            local_files_only=not reachable,
+        )
+        return Path(snapshot)
     except errors.GatedRepoError:
         text = (
             f"{repo_id} is gated. Accept its terms on its page with your account, and give this command a "
@@ -88,6 +93,21 @@ def _download(repo_id: str, revision: str, endpoint: str | None) -> Path:
     except OSError as error:
         text = f"{what} could not be downloaded to {cache}: {error}"
     raise InputError(text)
+
+
+def _refuse_what_cannot_be_fetched(
+    repo_id: str, revision: str, endpoint: str | None, cache: Path, what: str
+) -> None:
+    """Raises InputError for a revision that holds no base, or one for which there is no room."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.utils import filter_repo_objects
+
+    info = HfApi(endpoint=endpoint).model_info(repo_id, revision=revision, files_metadata=True)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    names = list(filter_repo_objects(sizes, allow_patterns=PATTERNS))
+    _refuse_without_weights(what, names)
+    missing = [n for n in names if try_to_load_from_cache(repo_id, n, cache, info.sha) is None]
+    refuse_full_disk(cache, sum(sizes[name] for name in missing), what=what)
 
 
 def _refuse_without_weights(what: str, names: list[str]) -> None:
