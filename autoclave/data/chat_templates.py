@@ -2,8 +2,8 @@
 
 `alpaca` writes what the papers train on (docs/antidote.md 6): an instruction under a fixed preamble, the
 answer under "### Response:", the end-of-sequence token after it. Ours, because the format does not say: a
-system message stands in place of the preamble, further turns repeat the two headings, and the answer begins on
-a new line in training and in evaluation alike (the authors' evaluation leaves that line break out, so
+system message stands in place of the preamble, further turns repeat the two headings, and the answer begins
+on a new line in training and in evaluation alike (the authors' evaluation leaves that line break out, so
 that their models see a prompt they were not trained on).
 """
 
