@@ -83,7 +83,11 @@ def add(
     default_spec = read_spec(spec, JobSpec) if spec else JobSpec()
     with snapshot(data_dir):
         pass  # a database that is not there is better known now than after the measurement
-    check_profile(safety_profile)
+    num_near = check_profile(safety_profile)
+    if num_near:
+        _say(
+            f"note: {num_near} prompts of harmful_eval are nearly prompts of realign (`autoclave data check`)"
+        )
     found = find_base(source, revision)
     _say(f"{name} comes from {found.origin}")
     quiet_libraries()
@@ -109,7 +113,7 @@ def add(
             default_spec=default_spec,
             safety_profile=safety_profile,
             sha256=prepared.sha256,
-            measurements=prepared.measurements,
+            measurements=prepared.measurements | {"num_near_prompts": num_near},
             actor=operator(),
         )
     _say(f"{name} is registered: {_in_words(prepared.measurements)}")
@@ -190,8 +194,8 @@ def _in_words(measurements: dict[str, Any]) -> str:
     low, high = floor["harmful_score_interval"]
     return (
         f"harmful score {floor['harmful_score']:.1f} % ({low:.1f} to {high:.1f}, "
-        f"{floor['num_prompts']} prompts), refusals {floor['refusal_rate']:.1f} %, {generation['tokens_per_second']:.0f} tokens/s on "
-        f"{generation['device']}"
+        f"{floor['num_prompts']} prompts), refusals {floor['refusal_rate']:.1f} %, "
+        f"{generation['tokens_per_second']:.0f} tokens/s on {generation['device']}"
     )
 
 

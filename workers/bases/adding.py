@@ -10,6 +10,7 @@ from typing import Any
 
 from autoclave.data.overlap import refuse_overlap
 from autoclave.data.realignment import read_realignment
+from autoclave.data.sets.check import read_prompt_set, shared_prompts
 from autoclave.errors import InputError
 from autoclave.evaluation.judges import load_judge
 from autoclave.modelling.base_copy import copy_base
@@ -33,12 +34,16 @@ class PreparedBase:
     measurements: dict[str, Any]
 
 
-def check_profile(profile: SafetyProfile) -> None:
-    """What a job would find in its prepare stage about files and judge, minutes earlier. Raises InputError
-    and its subclasses."""
+def check_profile(profile: SafetyProfile) -> int:
+    """What a job would find in its prepare stage about files and judge, minutes earlier. Returns how many
+    prompts of `harmful_eval` are nearly prompts of `realign`, which is allowed but should be known. Raises
+    InputError and its subclasses."""
     load_judge(profile.judge)
     read_realignment(profile.realign)
     refuse_overlap(profile.realign, profile.harmful_eval)
+    learned, measured = (read_prompt_set(Path(file)) for file in (profile.realign, profile.harmful_eval))
+    shared = shared_prompts(learned, measured)
+    return int(shared["exact"] + shared["near"])
 
 
 def prepare_base(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from autoclave.disk_space import refuse_full_disk
@@ -100,11 +101,10 @@ def _refuse_what_cannot_be_fetched(
 ) -> None:
     """Raises InputError for a revision that holds no base, or one for which there is no room."""
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.utils import filter_repo_objects
 
     info = HfApi(endpoint=endpoint).model_info(repo_id, revision=revision, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    names = list(filter_repo_objects(sizes, allow_patterns=PATTERNS))
+    names = [name for name in sizes if any(fnmatch(name, pattern) for pattern in PATTERNS)]
     _refuse_without_weights(what, names)
     missing = [n for n in names if try_to_load_from_cache(repo_id, n, cache, info.sha) is None]
     refuse_full_disk(cache, sum(sizes[name] for name in missing), what=what)

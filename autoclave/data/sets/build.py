@@ -111,7 +111,8 @@ def _format_of(request: Request) -> SetFormat:
         raise InputError(f'unknown kind of set "{request.kind}"; known: {", ".join(KINDS)}.')
     if request.kind not in format.kinds:
         raise InputError(
-            f"{request.format} ({format.about}) makes no {request.kind} set; it makes: {', '.join(format.kinds)}."
+            f"{request.format} ({format.about}) makes no {request.kind} set; it makes: "
+            f"{', '.join(format.kinds)}."
         )
     unknown = sorted(set(request.columns) - {*format.columns, *format.optional})
     if unknown:
@@ -155,16 +156,19 @@ class _Builder:
 
     def line_of(self, row: SourceRow) -> bytes | None:
         if row.problem:
-            return self._broken(row.line, row.problem)
+            self._broken(row.line, row.problem)
+            return None
         if self.names is None:
             self.names = self._found_columns(row.values)
         lost = [needed for needed in self.format.columns if row.values.get(self.names[needed]) is None]
         if lost:
-            return self._broken(row.line, f'The row has no "{self.names[lost[0]]}".')
+            self._broken(row.line, f'The row has no "{self.names[lost[0]]}".')
+            return None
         values = {needed: row.values.get(found) for needed, found in self.names.items()}
         result = self.format.take(values, self.request.kind)
         if isinstance(result, Broken):
-            return self._broken(row.line, result.problem)
+            self._broken(row.line, result.problem)
+            return None
         if isinstance(result, LeftOut):
             self.left_out[result.reason] += 1
             return None
@@ -238,9 +242,9 @@ class _Builder:
             elif wanted or needed in self.format.columns:
                 also = f" (also: {', '.join(others)})" if others and not wanted else ""
                 raise InputError(
-                    f"the file has the columns {', '.join(map(repr, row)) or '(none)'}, and {self.request.format} "
-                    f'needs "{wanted or needed}"{also}: {self.format.about}. Choose another --format, or name the '
-                    f"column with --column {needed}=NAME."
+                    f"the file has the columns {', '.join(map(repr, row)) or '(none)'}, and "
+                    f'{self.request.format} needs "{wanted or needed}"{also}: {self.format.about}. Choose '
+                    f"another --format, or name the column with --column {needed}=NAME."
                 )
         return names
 

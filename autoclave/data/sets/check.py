@@ -59,7 +59,7 @@ def shared_prompts(
                 continue
             near += 1
             pair = {
-                "first": line_of[found.index],
+                "first": line_of[found.number],
                 "second": line,
                 "similarity": round(found.similarity, 3),
             }
@@ -78,7 +78,7 @@ def near_repeats(prompts: PromptSet, *, threshold: float = DEFAULT_THRESHOLD) ->
     """How many different prompts are near an earlier one."""
     texts = list(prompts.lines)
     index = NearIndex(texts, threshold)
-    return sum(any(near.index < i for near in index.near(text)) for i, text in enumerate(texts))
+    return sum(any(near.number < i for near in index.near(text)) for i, text in enumerate(texts))
 
 
 def check_sets(files: list[Path], *, threshold: float = DEFAULT_THRESHOLD) -> dict[str, Any]:
@@ -114,13 +114,14 @@ def refuse_overlaps(checked: dict[str, Any]) -> None:
             raise OverlapError(
                 f"{overlap['exact']} prompts are in both {overlap['first']} and {overlap['second']}, and "
                 f"{overlap['near']} are nearly the same (lines {shown}"
-                f"{', ...' if overlap['exact'] + overlap['near'] > len(pairs) else ''}). What is measured on "
-                "them says little about other prompts: make one of the sets again with --apart-from the other.",
+                f"{', ...' if overlap['exact'] + overlap['near'] > len(pairs) else ''}). What is measured "
+                "on them says little about other prompts: make one of the sets again with --apart-from the "
+                "other.",
                 pairs,
             )
 
 
 def _matters(first: PromptSet, second: PromptSet) -> bool:
-    """Alignment and realignment sets may be answers to the same prompts; what is measured on must be apart. Of
-    sets without a manifest nothing is known, so it does."""
+    """Alignment and realignment sets may be answers to the same prompts; what is measured on must be apart.
+    Of sets without a manifest nothing is known, so it does."""
     return None in (first.kind, second.kind) or "evaluation" in (first.kind, second.kind)

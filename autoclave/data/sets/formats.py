@@ -139,8 +139,8 @@ FORMATS: dict[str, SetFormat] = {
         kinds=("alignment", "realignment", "evaluation", "attack"),
         take=_beavertails,
         deviations=(
-            "rows are counted from 0 among those that is_safe keeps; the authors' first row may be its neighbour",
-            "conversations are written in the base's chat template, the authors' always in Alpaca's",
+            "rows are counted from 0 among those that is_safe keeps; the authors' may begin one later",
+            "the base's chat template writes the conversations, with the authors always Alpaca's",
         ),
     ),
     "refusals": SetFormat(
@@ -197,8 +197,8 @@ class Selection(NamedTuple):
     limit: int | None
 
 
-# Antidote's train.py and its evaluation (docs/antidote.md 6): 5000 safe rows; unsafe rows strictly between 5000
-# and 7000 of the train file; 1000 unsafe rows of the test file; with n 5000 and p .2 the unsafe rows 1 to 999.
+# Antidote's train.py and its evaluation (docs/data.md): 5000 safe rows; unsafe rows strictly between 5000 and
+# 7000 of the train file; 1000 unsafe rows of the test file; with n 5000 and p .2 the unsafe rows 1 to 999.
 AUTHORS_SELECTION: dict[tuple[str, Kind], Selection] = {
     ("beavertails", "alignment"): Selection(0, 5000),
     ("beavertails", "realignment"): Selection(5001, 1999),

@@ -38,8 +38,8 @@ def read_manifest(data: Path) -> dict[str, Any] | None:
     actual = file_sha256(data)
     if actual != expected:
         raise InputError(
-            f"{data} is not what its manifest says: its digest is {actual}, and {expected} was written down. It "
-            "was changed by hand: make it again, or delete the manifest."
+            f"{data} is not what its manifest says: its digest is {actual}, and {expected} was written down. "
+            "It was changed by hand: make it again, or delete the manifest."
         )
     assert isinstance(manifest, dict)
     return manifest

@@ -21,9 +21,9 @@ _ROUNDING = 1e-9
 
 
 class Near(NamedTuple):
-    """`index` is into the texts of the index, `similarity` 0 to 1."""
+    """`number` counts the texts of the index from 0, `similarity` is 0 to 1."""
 
-    index: int
+    number: int
     similarity: float
 
 
@@ -58,7 +58,7 @@ class NearIndex:
                 self._holders[gram].append(index)
 
     def near(self, text: str) -> list[Near]:
-        """All at or above the threshold, in the order of the texts; `text` itself too, if it is one of them."""
+        """All at or above the threshold, in the order of the texts; `text` itself too, if it is there."""
         grams = ngrams(text)
         candidates = {index for gram in self._prefix(grams) for index in self._holders.get(gram, ())}
         found = (Near(index, similarity(grams, self._grams[index])) for index in sorted(candidates))

@@ -110,8 +110,8 @@ def _kind_of(path: Path) -> tuple[Callable[..., Any], str]:
     kind = name.suffix.lower()
     if kind not in _KINDS or (kind == ".parquet" and opener is not open):
         raise InputError(
-            f"{path}: what kind of file it is cannot be told from its name. Known are {', '.join(_KINDS)}, and "
-            f"but for Parquet with {', '.join(_COMPRESSED)} after it."
+            f"{path}: what kind of file it is cannot be told from its name. Known are {', '.join(_KINDS)}, "
+            f"and but for Parquet with {', '.join(_COMPRESSED)} after it."
         )
     return opener, kind
 
@@ -163,8 +163,8 @@ def _parquet(path: Path) -> Iterator[SourceRow]:
         from pyarrow.parquet import ParquetFile
     except ModuleNotFoundError:
         raise InputError(
-            f"{path}: reading Parquet needs pyarrow, which is not installed. Install it (pip install pyarrow), or "
-            "convert the file to JSON lines elsewhere."
+            f"{path}: reading Parquet needs pyarrow, which is not installed. Install it "
+            "(pip install pyarrow), or convert the file to JSON lines elsewhere."
         ) from None
     try:
         number = 0
