@@ -69,6 +69,7 @@ def add(
     from autoclave.progress_bar import progress_bar
     from autoclave.spec import JobSpec
     from service.audit.log import operator
+    from service.models import AlignedBase
     from workers.bases.adding import check_profile, prepare_base
     from workers.bases.registering import (
         read_local_profile,
@@ -81,8 +82,9 @@ def add(
     refuse_bad_name(name)
     safety_profile = read_local_profile(profile)
     default_spec = read_spec(spec, JobSpec) if spec else JobSpec()
-    with snapshot(data_dir):
-        pass  # a database that is not there is better known now than after the measurement
+    with snapshot(data_dir) as session:
+        known = session.get(AlignedBase, name)
+        registered_sha256 = None if known is None else known.sha256
     num_near = check_profile(safety_profile)
     if num_near:
         _say(
@@ -101,6 +103,7 @@ def add(
             alignment_method=alignment_method,
             device=device,
             say=_say,
+            registered_sha256=registered_sha256,
             on_progress=on_progress,
         )
     with transaction(data_dir) as session:

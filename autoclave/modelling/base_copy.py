@@ -34,6 +34,8 @@ def copy_base(
     """
     if template is not None and template not in TEMPLATES:
         raise InputError(f'unknown chat template "{template}"; known: {", ".join(TEMPLATES)}.')
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists already and is not an empty folder; a copy needs a new one.")
     record = source / ALIGNMENT_RECORD
     files = base_files(source) + ([record] if record.is_file() else [])
     if template is not None:

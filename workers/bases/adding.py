@@ -11,7 +11,7 @@ from typing import Any
 from autoclave.data.overlap import refuse_overlap
 from autoclave.data.realignment import read_realignment
 from autoclave.data.sets.check import read_prompt_set, shared_prompts
-from autoclave.errors import InputError
+from autoclave.errors import BaseMismatchError, InputError
 from autoclave.evaluation.judges import load_judge
 from autoclave.modelling.base_copy import copy_base
 from autoclave.modelling.base_files import read_base_files
@@ -56,10 +56,12 @@ def prepare_base(
     alignment_method: str | None,
     device: str | None,
     say: Say,
+    registered_sha256: str | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> PreparedBase:
     """`store` is a new folder for a copy; without it the source's own folder is registered, and whatever
-    would have to be changed there is refused. Raises InputError and its subclasses."""
+    would have to be changed there is refused. `registered_sha256` is the hash under which the name is known.
+    Raises InputError and its subclasses, BaseMismatchError before the measurement."""
     folder = source.folder
     if store is not None:
         folder = store.expanduser().absolute()
@@ -71,12 +73,24 @@ def prepare_base(
             "--template changes the folder of the base, which is never done in place: name a new folder with "
             "--store."
         )
-    read_base_files(folder)
-    say("hashing")
-    sha256 = hash_of(folder)
-    measurements = measure(folder, profile, spec, device=device, say=say, on_progress=on_progress)
-    if hash_of(folder) != sha256:
-        raise InputError(f"{folder} changed while it was measured; let nothing write there and start again.")
+    try:
+        read_base_files(folder)
+        say("hashing")
+        sha256 = hash_of(folder)
+        if registered_sha256 not in (None, sha256):
+            raise BaseMismatchError(
+                f"the name is registered with the hash {registered_sha256}, and this folder's is {sha256}. "
+                "Adapters are valid only on the weights they were made for: choose another name."
+            )
+        measurements = measure(folder, profile, spec, device=device, say=say, on_progress=on_progress)
+        if hash_of(folder) != sha256:
+            raise InputError(
+                f"{folder} changed while it was measured; let nothing write there, and try again."
+            )
+    except InputError:
+        if store is not None:
+            say(f"the copy stays: try again with --from {folder}, or delete it")
+        raise
     return PreparedBase(
         folder=folder,
         revision=source.revision or sha256[:12],

@@ -15,9 +15,12 @@ from autoclave import disk_space
 from autoclave.hashing import folder_sha256
 from autoclave.microcosm.shipped import shipped_world
 from service.db import Database
+from service.jobs import lease
 from service.models import AlignedBase
+from tests.builders import Tenant, make_base, make_queued_job
 from workers.bases.registering import alignment_method_of
 from workers.cli import app
+from workers.order_from_job import order_from_job
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +81,47 @@ def test_a_base_is_added_with_its_floor_and_its_speed(
     assert shown["measurements"] == measured
     run("retire", "acme/micro")
     assert row(database, "acme/micro").retired_at is not None
+
+
+def test_other_weights_under_a_known_name_are_refused_before_the_measurement(
+    database: Database, profile: Path, tmp_path: Path
+) -> None:
+    with database.transaction() as session:
+        make_base(session, id="acme/micro")  # with another hash
+    result = run(
+        "add", "acme/micro", "--from", shipped_world() / "aligned", "--profile", profile, exit_code=2
+    )
+    assert "choose another name" in result.stderr
+    assert "measuring" not in result.stderr
+
+
+def test_a_copy_that_cannot_be_used_is_not_lost(profile: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(shipped_world() / "base", tmp_path / "plain"))
+    (folder / "chat_template.jinja").unlink()
+    arguments = ("add", "a", "--from", folder, "--profile", profile, "--store", tmp_path / "copy")
+    message = run(*arguments, exit_code=2).stderr
+    assert "has no chat template" in message
+    assert f"the copy stays: try again with --from {tmp_path / 'copy'}" in message
+    assert "exists already" in run(*arguments, exit_code=2).stderr
+
+
+def test_the_floor_goes_with_every_order(database: Database, tenant: Tenant, tmp_path: Path) -> None:
+    measured = {"floor": {"harmful_score": 3.0}, "generation": {"tokens_per_second": 1.0}}
+    with database.transaction() as session:
+        make_base(session, measurements=measured)
+        job = make_queued_job(session, tenant.project_id)
+        claim = lease.claim(session, job.id, owner="me", ttl_seconds=60, max_attempts=9, now=3.0)
+        assert claim is not None
+        order = order_from_job(
+            session,
+            claim,
+            scratch=tmp_path,
+            storage_url="file:///x",
+            checkpoint_every_seconds=1.0,
+            min_examples=1,
+            max_line_bytes=1,
+        )
+    assert order.base.floor == {"harmful_score": 3.0}
 
 
 def test_a_copy_with_the_papers_template(database: Database, profile: Path, tmp_path: Path) -> None:

@@ -65,6 +65,9 @@ def test_few_enough_may_pass(bench: PipelineBench) -> None:
 
 
 @pytest.mark.slow
-def test_off_is_off(bench: PipelineBench) -> None:
-    off = bench.run(order(bench, harmful=4))
-    assert bench.published(off).safety_report["screen"] is None
+def test_off_is_off_and_the_floor_is_the_base_s(bench: PipelineBench) -> None:
+    wanted = order(bench, harmful=4)
+    base = msgspec.structs.replace(wanted.base, floor={"harmful_score": 3.0})
+    report = bench.published(bench.run(msgspec.structs.replace(wanted, base=base))).safety_report
+    assert report["screen"] is None
+    assert report["base"]["floor"] == {"harmful_score": 3.0}
