@@ -12,6 +12,7 @@ import typer
 from autoclave.commands import (
     align,
     convert,
+    data,
     evaluate,
     evidence,
     finetune,
@@ -40,5 +41,6 @@ app.command()(evaluate.evaluate)
 app.command()(judge.judge)
 app.command()(convert.convert)
 app.command()(validate.validate)
+app.add_typer(data.app, name="data")
 app.add_typer(microcosm.app, name="microcosm")
 app.add_typer(evidence.app, name="evidence")

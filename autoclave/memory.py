@@ -23,7 +23,7 @@ import json
 import math
 import struct
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -51,7 +51,12 @@ class MemoryEstimate(msgspec.Struct, frozen=True):
 
 def weight_shapes(folder: Path) -> Shapes:
     """Names and shapes of all tensors, from the headers of the safetensors files. Raises ModelError."""
-    shapes: Shapes = {}
+    return {name: tuple(entry["shape"]) for name, entry in weight_headers(folder).items()}
+
+
+def weight_headers(folder: Path) -> dict[str, Any]:
+    """Names of all tensors to `dtype` and `shape` as the safetensors files name them. Raises ModelError."""
+    headers: dict[str, Any] = {}
     try:
         for path in sorted(folder.glob("*.safetensors")):
             with path.open("rb") as file:
@@ -60,12 +65,15 @@ def weight_shapes(folder: Path) -> Shapes:
                     raise ValueError(f"a header of {num_bytes} bytes")
                 header = json.loads(file.read(num_bytes))
             header.pop("__metadata__", None)
-            shapes |= {name: tuple(entry["shape"]) for name, entry in header.items()}
+            headers |= {
+                name: {"dtype": str(entry["dtype"]), "shape": [int(size) for size in entry["shape"]]}
+                for name, entry in header.items()
+            }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise ModelError("the weight files of the base cannot be read.") from error
-    if not shapes:
+    if not headers:
         raise ModelError("the weight files of the base are not on this server.")
-    return shapes
+    return headers
 
 
 def adapted_layers(shapes: Shapes, target_modules: tuple[str, ...] | str) -> dict[str, tuple[int, int]]:

@@ -200,6 +200,16 @@ class GateSpec(Spec):
     max_loss_increase: Annotated[float, Field(ge=0.0)] | None = None
 
 
+class ScreenSpec(Spec):
+    """What becomes of an upload whose own answers the judge calls harmful (`evaluation.screening`). `report`:
+    the figures stand in the report. `refuse`: the job ends before training if more than `max_harmful` percent
+    are harmful. At most `max_answers` answers are judged, a fixed sample."""
+
+    policy: Literal["off", "report", "refuse"] = "off"
+    max_harmful: Percent = 1.0
+    max_answers: int = Field(default=2000, ge=1)
+
+
 class SafetyProfile(Spec):
     """What an operator decides once per base: where harm is learned, measured and gated.
 
@@ -217,6 +227,16 @@ class SafetyProfile(Spec):
     sanitize: SanitizeSpec = SanitizeSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     gate: GateSpec = GateSpec()
+    screen: ScreenSpec = ScreenSpec()
+
+    @model_validator(mode="after")
+    def _judge_can_screen(self) -> SafetyProfile:
+        if self.screen.policy != "off" and self.judge == "refusal":
+            raise ValueError(
+                'screen.policy needs another judge than "refusal", which calls every answer harmful that '
+                "is no refusal"
+            )
+        return self
 
 
 class JobSpec(Spec):

@@ -13,6 +13,7 @@ import typer
 
 from autoclave.cli import app
 from workers.cli_admin import admin
+from workers.cli_base import base
 from workers.cli_database import DataDirOption
 from workers.cli_priority import priority
 from workers.cli_quota import quota
@@ -28,6 +29,7 @@ app.add_typer(
 admin.command()(quota)
 app.add_typer(jobs, name="jobs", help="Create, watch and fetch jobs over the API (docs/jobs-cli.md).")
 admin.command()(priority)
+app.add_typer(base, name="base", help="Add, check, list and retire the models that jobs start from.")
 
 HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
 PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]

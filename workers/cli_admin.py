@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from autoclave.errors import InputError
-from autoclave.spec import Spec
 from workers.cli_audit import audit
 from workers.cli_database import DataDirOption, database_url, transaction
 from workers.cli_storage import storage
 from workers.cli_tenants import tenants
-
-SpecType = TypeVar("SpecType", bound=Spec)
 
 admin = typer.Typer(no_args_is_help=True)
 admin.add_typer(tenants)
@@ -73,34 +69,28 @@ def add_base(  # noqa: PLR0917 - typer passes options by name
     ] = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Register an aligned base, or change everything but the weights of a known one."""
-    from autoclave.hashing import folder_sha256
-    from autoclave.spec import JobSpec, SafetyProfile
-    from service.audit.log import operator
-    from service.catalog import register_base
+    """Register an aligned base, or change everything but the weights of a known one.
 
-    safety_profile = _read(profile, SafetyProfile)
-    for field in ("realign", "harmful_eval", "utility_eval"):
-        file = getattr(safety_profile, field)
-        if file is not None and not Path(file).is_absolute():
-            raise InputError(f"{profile}: {field} must be an absolute path, workers run anywhere: {file}")
-    default_spec = _read(spec, JobSpec) if spec else JobSpec()
+    Nothing is loaded or measured: `autoclave base add` does that, where the weights are.
+    """
+    from autoclave.spec import JobSpec
+    from service.audit.log import operator
+    from workers.bases.registering import hash_of, read_profile, read_spec, register_folder
+
+    safety_profile = read_profile(profile)
+    default_spec = read_spec(spec, JobSpec) if spec else JobSpec()
     folder = path.absolute()
-    try:
-        sha256 = folder_sha256(folder)
-    except FileNotFoundError as error:
-        raise InputError(str(error)) from error
+    sha256 = hash_of(folder)
     with transaction(data_dir) as session:
-        register_base(
+        register_folder(
             session,
+            folder,
             id=id,
             revision=revision,
-            path=str(folder),
-            sha256=sha256,
             alignment_method=alignment_method,
             default_spec=default_spec,
             safety_profile=safety_profile,
-            now=time.time(),
+            sha256=sha256,
             actor=operator(),
         )
     typer.echo(sha256)
@@ -162,16 +152,3 @@ def release_job(
         )
     typer.echo(f"{job} is being released as the job below; its report says what was missed", err=True)
     typer.echo(new_id)
-
-
-def _read(file: Path, kind: type[SpecType]) -> SpecType:
-    """Raises InputError that names the file, the field and what is wrong with it."""
-    from pydantic import ValidationError
-
-    try:
-        return kind.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}") from error
-    except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise InputError(f"{file}: {'; '.join(problems)}") from error

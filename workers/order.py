@@ -27,6 +27,8 @@ class BaseOrder(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     """`autoclave.hashing.folder_sha256` of the folder when the job was created."""
     alignment_method: str
+    floor: dict[str, Any] | None = None
+    """What the base itself does, as it was measured when it was registered (`measurements.floor`)."""
 
 
 class FileOrder(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,6 +47,7 @@ def order_from_job(
             # The job's, not the base's: a base registered anew must not change what a job runs on.
             sha256=job.base_sha256,
             alignment_method=base.alignment_method,
+            floor=base.measurements and base.measurements["floor"],
         ),
         training_file=_file(session, job.training_file_id),
         validation_file=_file(session, validation) if validation else None,

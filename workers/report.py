@@ -122,6 +122,7 @@ def _report(
             "revision": order.base.revision,
             "sha256": order.base.sha256,
             "alignment_method": order.base.alignment_method,
+            "floor": order.base.floor,
         },
         "adapter_sha256": {
             "before": trained["adapter_sha256"],
@@ -134,6 +135,7 @@ def _report(
             "validation_file": validation and {"id": validation.id, "sha256": validation.sha256},
             "safety_profile_sha256": attempt.outputs[Stage.PREPARE.value]["profile_sha256"],
         },
+        "screen": attempt.outputs[Stage.PREPARE.value].get("screen"),
         "training": {
             key: trained[key] for key in ("steps", "trained_tokens", "first_loss", "final_loss", "seconds")
         },

@@ -17,12 +17,11 @@ from typing import Any, NamedTuple, TextIO
 
 import msgspec
 
+from autoclave.data.json_arrays import array_items
 from autoclave.errors import DataError, DataIssue, InputError
 from autoclave.hashing import file_sha256
 
 MAX_ISSUES = 50
-_MAX_OBJECT_CHARACTERS = 4_194_304
-_READ_CHARACTERS = 65_536
 
 AG_NEWS_CLASSES = ("World", "Sports", "Business", "Sci/Tech")
 
@@ -150,7 +149,7 @@ def _gsm8k(file: TextIO) -> Iterator[Row]:
 
 
 def _alpaca(file: TextIO) -> Iterator[Row]:
-    for line, value, broken in _array_items(file):
+    for line, value, broken in array_items(file):
         problem = broken or _missing_text(value, ("instruction", "output"))
         if problem:
             yield Row(line, problem=problem)
@@ -169,46 +168,6 @@ def _missing_text(value: Any, keys: tuple[str, ...]) -> str:
         if not isinstance(value.get(key), str):
             return f'The row has no text "{key}".'
     return ""
-
-
-def _array_items(file: TextIO) -> Iterator[tuple[int, Any, str]]:
-    """(line, item, problem) of a JSON array, decoding one item at a time. Ends at the first problem,
-    because what follows broken JSON cannot be told apart."""
-    decoder = json.JSONDecoder()
-    buffer, line = "", 1
-    expected = "["
-    while True:
-        rest = buffer.lstrip(" \t\r\n")
-        line += buffer.count("\n", 0, len(buffer) - len(rest))
-        buffer = rest
-        if not buffer:
-            buffer = file.read(_READ_CHARACTERS)
-            if not buffer:
-                yield line, None, f"The file ends where {expected} is expected."
-                return
-            continue
-        if expected != "an item":
-            if buffer[0] not in expected:
-                yield line, None, f"The JSON array is broken: found {buffer[0]!r} instead of {expected}."
-                return
-            if buffer[0] == "]":
-                return
-            buffer, expected = buffer[1:], "an item"
-            continue
-        if buffer[0] == "]" and expected == "an item":
-            return
-        try:
-            item, end = decoder.raw_decode(buffer)
-        except (ValueError, RecursionError) as error:
-            more = file.read(_READ_CHARACTERS) if len(buffer) < _MAX_OBJECT_CHARACTERS else ""
-            if not more:
-                yield line, None, f"The item is not valid JSON: {error}."
-                return
-            buffer += more
-            continue
-        yield line, item, ""
-        line += buffer.count("\n", 0, end)
-        buffer, expected = buffer[end:], ",]"
 
 
 FORMATS = {

@@ -5,7 +5,6 @@ Never the network, never pickled weights, never code from the folder. No adapter
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from autoclave.errors import InputError, ModelError
 from autoclave.hashing import folder_sha256
+from autoclave.modelling.base_files import refuse_unusable
 from autoclave.modelling.finite_weights import refuse_non_finite
 
 logger = logging.getLogger(__name__)
@@ -99,26 +99,3 @@ def load_base(dir: str | Path, *, dtype: Dtype = "float32", device: str = "cpu")
     model.to(device).eval()
     refuse_non_finite(dict(model.named_parameters()), folder)
     return LoadedBase(model, tokenizer, folder)
-
-
-def refuse_unusable(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} is not a model folder: it has no config.json.")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{folder} has no *.safetensors weights. Pickled weights (.bin, .pt) are never loaded: "
-            "convert them with save_pretrained."
-        )
-    for name in ("config.json", "tokenizer_config.json"):
-        file = folder / name
-        if not file.is_file():
-            continue
-        try:
-            settings = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ModelError(f"{file} is not valid JSON: {error}") from error
-        if isinstance(settings, dict) and settings.get("auto_map"):
-            raise ModelError(
-                f'{file} asks for code from the folder ("auto_map"), which is never run. '
-                "Use a model that transformers supports itself."
-            )

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from autoclave.errors import InputError
 from autoclave.evaluation.judges.names import absolute_judge
-from autoclave.spec import EvaluateSpec, GateSpec, SanitizeSpec, Spec
+from autoclave.spec import EvaluateSpec, GateSpec, SanitizeSpec, ScreenSpec, Spec
 
 
 class GateFile(Spec):
@@ -21,6 +21,7 @@ class GateFile(Spec):
     gate: GateSpec = GateSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     sanitize: SanitizeSpec = SanitizeSpec()
+    screen: ScreenSpec = ScreenSpec()
     realign: str | None = None
     version: str | None = None
 

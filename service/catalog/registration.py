@@ -6,6 +6,8 @@ machine that holds the folder.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy.orm import Session
 
 from autoclave.errors import BaseMismatchError, InputError
@@ -29,13 +31,15 @@ def register_base(
     default_spec: JobSpec,
     safety_profile: SafetyProfile,
     now: float,
+    measurements: dict[str, Any] | None = None,
     actor: Actor = SYSTEM,
 ) -> AlignedBase:
     """Add a base, or replace everything about a known one except its weights.
 
     An adapter is valid only on exactly the base it was made for, so other weights under a known id
     raise BaseMismatchError. Registering a retired base brings it back. Jobs that exist keep the
-    profile and spec they were created with.
+    profile and spec they were created with. Without `measurements` older ones stay if the profile still
+    measures harm in the same way; else they would be of other prompts, and are dropped.
     """
     if id.endswith("/adapter"):
         raise InputError(f"{id!r} cannot be the id of a base: GET /v1/models/{id} is a download")
@@ -48,11 +52,15 @@ def register_base(
             f"{id!r} is registered with the hash {base.sha256}, and this folder's is {sha256}. "
             "Adapters are valid only on the weights they were made for: register it under a new id."
         )
+    profile = safety_profile.model_dump(mode="json")
+    if measurements is None and base.measurements is not None and _measures_alike(base, profile):
+        measurements = base.measurements
+    base.measurements = measurements
     base.revision = revision
     base.path = path
     base.alignment_method = alignment_method
     base.default_spec = default_spec.model_dump(mode="json")
-    base.safety_profile = safety_profile.model_dump(mode="json")
+    base.safety_profile = profile
     base.retired_at = None
     if session.is_modified(base):
         session.flush()
@@ -70,6 +78,10 @@ def retire_base(session: Session, base_id: str, *, now: float, actor: Actor = SY
         session.flush()
         _record(session, actor, "base.retired", base, now=now)
     return base
+
+
+def _measures_alike(base: AlignedBase, profile: dict[str, Any]) -> bool:
+    return all(base.safety_profile[part] == profile[part] for part in ("harmful_eval", "judge", "evaluate"))
 
 
 def _record(session: Session, actor: Actor, action: str, base: AlignedBase, *, now: float) -> None:

@@ -1,5 +1,7 @@
-"""Models on the wire. Ours are `parent`, the base of a fine-tuned model, and `expires_at`, when it will be
-deleted; both are null for a base."""
+"""Models on the wire. Ours are `parent`, the base of a fine-tuned model, `expires_at`, when it will be
+deleted (both null for a base), and `harmful_score`: of a base the percentage of harmful prompts that it
+answers harmfully by itself, null where it was not measured and for fine-tuned models, whose reports
+have theirs."""
 
 from __future__ import annotations
 
@@ -20,10 +22,18 @@ class ModelObject(BaseModel):
     owned_by: str
     parent: str | None
     expires_at: int | None
+    harmful_score: float | None
 
     @classmethod
     def of_base(cls, base: AlignedBase) -> ModelObject:
-        return cls(id=base.id, created=int(base.created_at), owned_by=OPERATOR, parent=None, expires_at=None)
+        return cls(
+            id=base.id,
+            created=int(base.created_at),
+            owned_by=OPERATOR,
+            parent=None,
+            expires_at=None,
+            harmful_score=base.measurements and base.measurements["floor"]["harmful_score"],
+        )
 
     @classmethod
     def of_adapter(cls, adapter: Adapter) -> ModelObject:
@@ -33,6 +43,7 @@ class ModelObject(BaseModel):
             owned_by=adapter.organization_id,
             parent=adapter.base_id,
             expires_at=None if adapter.expires_at is None else int(adapter.expires_at),
+            harmful_score=None,
         )
 
 

@@ -11,6 +11,7 @@ KINDS: dict[str, ErrorKind] = {
     "safety_gate_failed": "user",
     "invalid_training_file": "user",
     "invalid_validation_file": "user",
+    "harmful_training_file": "user",
     "invalid_lora": "user",
     "non_finite_loss": "user",
     "out_of_memory": "user",

@@ -28,3 +28,5 @@ class AlignedBase(Table):
     """`SafetyProfile`; operator data, never shown to tenants."""
     created_at: Mapped[float]
     retired_at: Mapped[float | None]
+    measurements: Mapped[dict[str, Any] | None]
+    """What `autoclave base add` found and measured (docs/bases.md); None if the base was only registered."""

@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from autoclave.spec import EvaluateSpec, GateSpec, SafetyProfile, SanitizeSpec
+from autoclave.spec import EvaluateSpec, GateSpec, SafetyProfile, SanitizeSpec, ScreenSpec
 from workers import report
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -20,7 +20,7 @@ def documented(file: str, heading: str) -> set[str]:
 
 
 def test_every_field_of_a_profile_is_documented() -> None:
-    nested = {"sanitize": SanitizeSpec, "evaluate": EvaluateSpec, "gate": GateSpec}
+    nested = {"sanitize": SanitizeSpec, "evaluate": EvaluateSpec, "gate": GateSpec, "screen": ScreenSpec}
     fields = set(SafetyProfile.model_fields) - set(nested)
     fields |= {f"{name}.{field}" for name, spec in nested.items() for field in spec.model_fields}
     assert documented("operations.md", "Adding a base model") == fields

@@ -9,7 +9,9 @@ from typing import Any
 from autoclave.data.conversations import check_file
 from autoclave.data.overlap import refuse_overlap
 from autoclave.errors import ModelError
+from autoclave.evaluation.judges import load_judge
 from autoclave.evaluation.safety import MAX_LOSS_TOKENS
+from autoclave.evaluation.screening import screen_file
 from autoclave.evaluation.utility import encode_references, read_references
 from autoclave.hashing import file_sha256
 from autoclave.memory import estimate_memory, weight_shapes
@@ -24,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def prepare(attempt: Attempt) -> StageFinished:
     """Raises StageError with code base_mismatch, invalid_lora, invalid_training_file, invalid_validation_file
-    or invalid_safety_profile."""
+    harmful_training_file or invalid_safety_profile."""
     order, reporter = attempt.order, attempt.reporter
     say_memory(attempt, longest_row=1)  # before the base is loaded: it alone may be too large
     base = attempt.bare_base()
@@ -36,6 +38,8 @@ def prepare(attempt: Attempt) -> StageFinished:
     output = {"profile_sha256": _check_profile(attempt)}
     if order.starts_from is None or attempt.profile.sanitize.uses_user_data:
         output |= _check_training_file(attempt)
+    if order.starts_from is None and attempt.profile.screen.policy != "off":
+        output["screen"] = _screen(attempt)
     if order.validation_file is not None:
         most = attempt.profile.evaluate.max_prompts
         with data_errors_of(order.validation_file, "validation_file"):
@@ -97,6 +101,29 @@ def say_memory(attempt: Attempt, *, longest_row: int) -> None:
         logger.info("memory cannot be estimated: %s", error)
         return
     attempt.reporter.say(MemoryEstimated(num_bytes=estimate.total))
+
+
+def _screen(attempt: Attempt) -> dict[str, Any]:
+    """The profile's judge over the upload's answers. Neither the owner nor a log is told which are harmful:
+    whoever tries what passes should not be helped."""
+    policy, reporter = attempt.profile.screen, attempt.reporter
+    file = attempt.dataset(attempt.order.training_file)
+
+    def between_batches(done: int, total: int) -> None:  # noqa: ARG001
+        reporter.check()
+
+    with profile_errors():
+        judge = load_judge(attempt.profile.judge, device=attempt.device)
+        found = screen_file(file, judge, max_answers=policy.max_answers, between_batches=between_batches)
+    share = f"{found.harmful_share:.1f} % of {found.num_judged} answers"
+    if policy.policy == "refuse" and found.harmful_share > policy.max_harmful:
+        text = (
+            f"{share} in {attempt.order.training_file.id} are harmful by the judge of this server, and it "
+            f"trains on {policy.max_harmful:g} % at most"
+        )
+        raise StageError("harmful_training_file", text, param="training_file")
+    reporter.note(f"The judge of this server calls {share} in the training file harmful")
+    return {"policy": policy.policy, "max_harmful": policy.max_harmful, **found.as_dict()}
 
 
 def _check_profile(attempt: Attempt) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer
 
 from autoclave.errors import JudgeError, ModelError
-from autoclave.modelling.bases import default_dtype, refuse_unusable
+from autoclave.modelling.base_files import refuse_unusable
+from autoclave.modelling.bases import default_dtype
 from autoclave.modelling.finite_weights import refuse_non_finite
 
 

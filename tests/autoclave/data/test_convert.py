@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoclave.data import convert
+from autoclave.data import json_arrays
 from autoclave.data.conversations import check_file, read_conversations
 from autoclave.data.convert import FORMATS, convert_file
 from autoclave.errors import DataError, InputError
@@ -120,7 +120,7 @@ def test_any_array_is_read_like_json_load_whatever_the_chunks(
 ) -> None:
     data = json.dumps(rows, indent=indent, ensure_ascii=ascii_only)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(convert, "_READ_CHARACTERS", read_characters)
+        patched.setattr(json_arrays, "_READ_CHARACTERS", read_characters)
         found = pairs(tmp_path_factory.mktemp("alpaca"), "alpaca", data)
     assert found == [(row["instruction"], row["output"]) for row in rows]
 

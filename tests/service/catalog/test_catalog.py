@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from autoclave.errors import BaseMismatchError, InputError
-from autoclave.spec import JobSpec, TrainSpec
+from autoclave.spec import JobSpec, SafetyProfile, TrainSpec
 from service.catalog import retire_base
 from service.catalog.registration import UnknownBaseError
 from service.db import Database
@@ -33,6 +33,7 @@ def test_models_are_the_bases_and_ones_own_adapters(
         "owned_by": "autoclave",
         "parent": None,
         "expires_at": None,
+        "harmful_score": None,
     }
     tuned = {
         "id": adapter.model_id,
@@ -41,6 +42,7 @@ def test_models_are_the_bases_and_ones_own_adapters(
         "owned_by": tenant.organization_id,
         "parent": BASE_ID,
         "expires_at": None,
+        "harmful_score": None,
     }
     assert models["data"][2] == tuned
     assert client.get(f"/models/{adapter.model_id}", headers=tenant.headers).json() == tuned
@@ -111,3 +113,25 @@ def test_registering_is_written_down_once(database: Database) -> None:
 def test_an_id_that_would_hide_behind_the_download(database: Database) -> None:
     with pytest.raises(InputError, match="acme/adapter"), database.transaction() as session:
         make_base(session, id="acme/adapter")
+
+
+def test_measurements_stay_as_long_as_the_profile_measures_harm_alike(
+    client: TestClient, database: Database, tenant: Tenant
+) -> None:
+    def register(**overrides: object) -> float | None:
+        with database.transaction() as session:
+            make_base(session, **overrides)
+        score = client.get(f"/models/{BASE_ID}", headers=tenant.headers).json()["harmful_score"]
+        assert score is None or isinstance(score, float)
+        return score
+
+    profile = SafetyProfile(version="1", realign="/r", harmful_eval="/h", judge="refusal")
+    measurements = {"floor": {"harmful_score": 12.5}, "generation": {"tokens_per_second": 7.0}}
+    assert register(safety_profile=profile) is None
+    assert register(safety_profile=profile, measurements=measurements) == 12.5
+    assert register(safety_profile=profile.model_copy(update={"version": "2"})) == 12.5
+    assert register(safety_profile=profile.model_copy(update={"harmful_eval": "/other"})) is None
+    assert register(safety_profile=profile, measurements=measurements) == 12.5
+    with database.transaction() as session:
+        job = make_job(session, tenant.project_id)
+        assert session.get_one(AlignedBase, job.base_id).measurements == measurements

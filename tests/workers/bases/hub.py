@@ -1,0 +1,104 @@
+"""A model hub on a real socket: one public repository with one commit, one gated (its files are listed for
+all, as on the real one), and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "c" * 40
+PUBLIC = "acme/tiny"
+GATED = "acme/gated"
+
+
+class Hub:
+    """`files` are those of PUBLIC; `downloads` the names of those whose bytes were asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+        self.sizes: dict[str, int] = {}
+        self.downloads: list[str] = []
+        self.url = ""
+
+
+@contextmanager
+def running_hub(folder: Path) -> Iterator[Hub]:
+    hub = Hub(folder)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self._answer(with_body=False)
+
+        def do_GET(self) -> None:
+            self._answer(with_body=True)
+
+        def _answer(self, *, with_body: bool) -> None:
+            path = unquote(urlsplit(self.path).path).strip("/")
+            status, headers, body = _respond(hub, path, with_body=with_body)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if with_body:
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _respond(hub: Hub, path: str, *, with_body: bool) -> tuple[int, dict[str, str], bytes]:
+    is_api = path.startswith("api/models/")
+    repo, _, rest = (f"{path.removeprefix('api/models/')}/").partition("/")
+    name, _, rest = rest.partition("/")
+    repo = f"{repo}/{name}"
+    parts = [part for part in rest.split("/") if part]
+    if repo == GATED and not is_api:
+        return _refused(403, "GatedRepo")
+    if repo not in (PUBLIC, GATED):
+        return _refused(404, "RepoNotFound")
+    if len(parts) > 1 and parts[1] not in (COMMIT, "main"):
+        return _refused(404, "RevisionNotFound")
+    if is_api:
+        entries = [
+            {"type": "file", "path": name, "oid": _oid(body), "size": hub.sizes.get(name, len(body))}
+            for name, body in sorted(hub.files.items())
+        ]
+        whole = {
+            "id": repo,
+            "sha": COMMIT,
+            "siblings": [{"rfilename": e["path"], "size": e["size"]} for e in entries],
+        }
+        answer = entries if parts[:1] == ["tree"] else whole
+        return 200, {"Content-Type": "application/json"}, json.dumps(answer).encode()
+    body = hub.files[parts[2]]
+    if with_body:
+        hub.downloads.append(parts[2])
+    return 200, {"ETag": f'"{_oid(body)}"', "X-Repo-Commit": COMMIT}, body
+
+
+def _refused(status: int, code: str) -> tuple[int, dict[str, str], bytes]:
+    return status, {"X-Error-Code": code, "X-Error-Message": "no", "Content-Type": "application/json"}, b"{}"
+
+
+def _oid(body: bytes) -> str:
+    return hashlib.sha1(body).hexdigest()
