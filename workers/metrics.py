@@ -21,6 +21,8 @@ from workers.endings import (
     Finished,
     OutOfMemory,
     Paused,
+    StorageDown,
+    TooLarge,
 )
 from workers.messages import Published
 
@@ -30,7 +32,7 @@ LEASE_LOST = "lease_lost"
 GATE_FAILED = "safety_gate_failed"
 OUTCOMES = (
     *("succeeded", "failed", GATE_FAILED, "cancelled", "paused", "drained", "deadline_exceeded"),
-    *("out_of_memory", "died", LEASE_LOST),
+    *("out_of_memory", "too_large", "storage_down", "died", LEASE_LOST),
 )
 """What can become of one child process."""
 REAP_REASONS = ("lease_expired", "attempts_exhausted", "cancel_requested", "pause_requested")
@@ -43,6 +45,8 @@ _OUTCOME_OF: dict[type[Ending], str] = {
     Drained: "drained",
     DeadlineExceeded: "deadline_exceeded",
     OutOfMemory: "out_of_memory",
+    TooLarge: "too_large",
+    StorageDown: "storage_down",
     Died: "died",
 }
 

@@ -136,7 +136,7 @@ def revoke_key(
     with database.transaction() as session:
         key = session.get(ApiKey, key_id)
         if key is None or key.project_id != project_id:
-            raise not_found("API key", key_id, param="key_id", code="key_not_found")
+            raise not_found("API key", key_id, param="key_id", code="api_key_not_found")
         auth.revoke_api_key(session, key_id=key_id, now=time.time(), actor=operator.actor)
     return RedirectResponse(f"/dashboard/tenants/{project_id}?done=revoked", status_code=303)
 

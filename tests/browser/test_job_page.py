@@ -101,7 +101,7 @@ def test_a_job_is_watched_to_its_end_without_a_reload(
     page.goto(f"/app/jobs/{job_id}")
     page.evaluate("window.notReloaded = true")
     expect(page.locator("[data-status]")).to_have_text("queued")
-    expect(page.get_by_text("Next in the queue")).to_be_visible()
+    expect(page.get_by_text("No worker of this server is there now")).to_be_visible()
 
     worker = Worker(database, job_id)
     worker.begin()

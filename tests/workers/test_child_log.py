@@ -122,7 +122,7 @@ def test_the_real_child_logs_like_that(bench: Bench, queued_job: QueuedJob) -> N
     before = structlog.get_config()["processors"]
     structlog.configure(processors=[structlog.contextvars.merge_contextvars, capture])
     try:
-        supervisor.run(job_id)
+        supervisor.run_next()
     finally:
         structlog.configure(processors=before)
     [line] = [entry for entry in capture.entries if entry["event"] == "the job cannot succeed"]

@@ -129,14 +129,14 @@ def test_a_storage_that_fails_costs_no_attempt(
 ) -> None:
     job_id = queued_job()
     supervisor = bench.supervisor("finds_no_storage")
-    supervisor.run(job_id)
+    supervisor.run_next()
     job = bench.job(job_id)
     assert (job.status, job.stage, job.attempt_count) == ("queued", "train", 0)
     assert bench.events(job_id)[-1].message == "Back in the queue: the storage did not answer"
 
     # The same worker takes nothing before the storage answers.
     faulty_s3.fail(SLOW_DOWN)
-    thread = threading.Thread(target=supervisor.run, args=(job_id,))
+    thread = threading.Thread(target=supervisor.run_next)
     thread.start()
     time.sleep(3.0)
     assert (bench.job(job_id).status, bench.job(job_id).fencing_number) == ("queued", 1)

@@ -59,7 +59,7 @@ def test_a_worker_shows_the_job_in_hand_and_its_memory(
     with make_presence(bench.database) as presence:
         supervisor = bench.supervisor("cooperates")
         supervisor._presence = presence
-        thread = threading.Thread(target=supervisor.run, args=(job_id,))
+        thread = threading.Thread(target=supervisor.run_next)
         thread.start()
 
         def working() -> bool:

@@ -83,7 +83,7 @@ def test_the_pieces_join_their_spans(
     maintenance.publish(1.0)
     supervisor = bench.supervisor("happy")
     supervisor._tracer = tracer
-    supervisor.run(*sent[0])
+    supervisor.run_next(*sent[0])
     tracer.close()
     spans = spans_sent_to(receiver)
     assert len(spans) == 8
@@ -98,7 +98,7 @@ def test_an_attempt_that_dies_fails_its_stage_and_the_next_one_stays_in_the_trac
     for behaviour in ("crashes", "happy"):
         supervisor = bench.supervisor(behaviour)
         supervisor._tracer = tracer
-        supervisor.run(job_id)  # a doorbell of an older version, without a header
+        supervisor.run_next(job_id)  # a doorbell of an older version, without a header
     tracer.close()
     spans = spans_sent_to(receiver)
     assert {span.trace_id for span in spans} == {traceparent.split("-")[1]}

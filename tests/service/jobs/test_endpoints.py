@@ -14,7 +14,16 @@ from service.jobs.events import add_event
 from service.jobs.repository import JobFilters
 from service.jobs.states import TERMINAL, Stage, Status
 from service.models import Job
-from tests.builders import BASE_ID, Tenant, get_job, make_adapter, make_base, make_job, make_queued_job
+from tests.builders import (
+    BASE_ID,
+    Tenant,
+    get_job,
+    make_adapter,
+    make_base,
+    make_job,
+    make_queued_job,
+    make_tenant,
+)
 
 sqlite_only = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -257,14 +266,19 @@ def test_a_page_starts_inside_its_index_and_sorts_nothing(
     database: Database, tenant: Tenant, filters: dict[str, Any], index: str
 ) -> None:
     """So its cost depends on its own size, and neither on that of the table nor on how deep it lies."""
+    stranger = make_tenant(database, name="Stranger")
     with database.transaction() as session:
         first = make_job(session, tenant.project_id, created_at=0.0, status="failed")
         names = [column.name for column in Job.__table__.columns if column.name not in ("id", "created_at")]
         columns = ", ".join(f'"{name}"' for name in names)
         numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)"
-        chosen = f"SELECT 'ftjob-' || CAST(n.i AS TEXT), n.i, {columns} FROM jobs, n WHERE jobs.id = :id"
-        insert = f"INSERT INTO jobs (id, created_at, {columns}) {numbers} {chosen}"
-        session.execute(text(insert), {"id": first.id})
+        # Another project has more at the same times: an index over all projects would read them as well.
+        theirs = make_job(session, stranger.project_id, created_at=0.0, status="failed")
+        others = [(f"other-{number}-", theirs.id) for number in range(4)]
+        for prefix, template in (("ftjob-", first.id), *others):
+            chosen = f"SELECT :prefix || CAST(n.i AS TEXT), n.i, {columns} FROM jobs, n WHERE jobs.id = :id"
+            insert = f"INSERT INTO jobs (id, created_at, {columns}) {numbers} {chosen}"
+            session.execute(text(insert), {"id": template, "prefix": prefix})
         session.execute(text("ANALYZE"))
 
     seen: list[tuple[str, Any]] = []

@@ -34,9 +34,9 @@ def test_an_empty_service_shows_zeros(database: Database) -> None:
 def test_gauges_follow_the_database(database: Database, tenant: Tenant) -> None:
     now = time.time()
     registry = registry_of(database)
+    limited = make_tenant(database, name="Limited")
     with database.transaction() as session:
         make_queued_job(session, tenant.project_id, created_at=now - 100)
-        limited = make_tenant(database)
         make_job(session, limited.project_id, queued_at=now - 500)
         make_job(session, limited.project_id, status="running", stage="publish")
         limit_running(session, limited.project_id, 1)

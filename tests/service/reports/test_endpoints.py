@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from service.db import Database
 from service.models import Job
 from service.reports.rendering import render_released, render_report, report_fragments
-from tests.builders import Tenant, get_job, make_adapter, make_file, make_job, make_sibling
+from tests.builders import DATA_SHA256, Tenant, get_job, make_adapter, make_file, make_job, make_sibling
 from tests.service.reports.builders import Document, facts, report
 
 
@@ -59,7 +59,7 @@ def test_the_page_of_a_job(client: TestClient, database: Database, tenant: Tenan
         "The released package is signed",
         "1 January 1970, 00:00:20 UTC",
         "Attempts 3",
-        "c" * 64,
+        DATA_SHA256,
     ):
         assert shown in text, shown
     assert "content-disposition" not in answer.headers

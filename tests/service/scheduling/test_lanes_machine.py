@@ -18,7 +18,7 @@ from service.jobs.lease import Claim
 from service.jobs.service import cancel_job, pause_job, resume_job
 from service.jobs.states import Stage
 from service.jobs.transitions import fail
-from service.models import Job, JobEvent, OutboxMessage, ProjectQueue
+from service.models import Job, JobAttempt, JobEvent, OutboxMessage, ProjectQueue
 from service.quotas.limits import Quota
 from service.scheduling.workers import Kind
 from tests.builders import Tenant, make_file, make_job, make_tenant
@@ -40,7 +40,7 @@ class World:
 
     def clear(self) -> None:
         with self.database.transaction() as session:
-            for table in (OutboxMessage, JobEvent, Job, ProjectQueue):
+            for table in (OutboxMessage, JobEvent, JobAttempt, Job, ProjectQueue):
                 session.execute(delete(table))
 
     def do(self, deed: str, number: int) -> None:
