@@ -62,7 +62,6 @@ def test_from_signing_in_to_the_adapter(chromium: Browser, service: EmbeddedServ
     expect(page.locator(".done")).to_contain_text("attack.jsonl is uploaded")
     page.click("text=Create a job with it")
     page.get_by_label("Name").fill("browser")
-    page.get_by_label("Epochs", exact=True).fill("1")
     page.get_by_text("More settings").click()
     page.get_by_label("Seed").fill("0")  # one with which this world's attack is undone
     page.get_by_role("button", name="Start the job").click()
