@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -62,6 +63,8 @@ class Terminal:
             [sys.executable, "-m", "workers.cli", "jobs", *arguments],
             env=dict(os.environ) | self.environment,
             text=True,
+            # A shell starts what runs in the background, such as these tests, deaf to Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             **options,
         )
 
