@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -34,6 +33,15 @@ from tests.builders import Tenant, make_job
 from workers.cli import app
 
 
+# A shell starts what runs in the background, and these tests may, deaf to Ctrl-C.
+HEARS_CTRL_C = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from workers.cli import main
+main()
+"""
+
+
 @dataclass(frozen=True)
 class Terminal:
     """Somebody's shell: the environment has their URL and key."""
@@ -60,11 +68,9 @@ class Terminal:
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """In a process of its own, for signals and terminals."""
         return subprocess.Popen(
-            [sys.executable, "-m", "workers.cli", "jobs", *arguments],
+            [sys.executable, "-c", HEARS_CTRL_C, "jobs", *arguments],
             env=dict(os.environ) | self.environment,
             text=True,
-            # A shell starts what runs in the background, such as these tests, deaf to Ctrl-C.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             **options,
         )
 
