@@ -32,7 +32,6 @@ from service.storage import Storage
 from tests.builders import Tenant, make_job
 from workers.cli import app
 
-
 # A shell starts what runs in the background, and these tests may, deaf to Ctrl-C.
 HEARS_CTRL_C = """
 import signal
