@@ -61,14 +61,14 @@ def require_no_default_key(database: Database, host: str, *, about_to_make_one: 
         keys += [key.id for key in operators.live_default_operator_keys(session, now=now)]
     if keys or about_to_make_one:
         what = (
-            f"the key {keys[0]}, which `autoclave up` made by itself, is still valid"
+            f"{' and '.join(keys)}, which `autoclave up` made by itself, can still be used"
             if keys
             else "`autoclave up` would make its first key by itself"
         )
         raise StartError(
             f"not listening on {host}, which other machines may reach: {what}. Start once on 127.0.0.1, make "
-            "a key of your own (autoclave admin create-key), revoke that one (autoclave admin revoke-key), "
-            "and start again; or give --allow-public"
+            "keys of your own (autoclave admin create-key, create-operator-key), revoke those (autoclave admin "
+            "revoke-key), and start again; or give --allow-public"
         )
 
 

@@ -213,7 +213,7 @@ def test_no_public_address_with_a_default_key(sqlite_url: str, storage_url: str)
             session, project_id=tenant.project_id, name="first", is_default=True, now=time.time()
         )
     line = refusal("--host", "0.0.0.0", "--port", str(free_port()), **places)
-    assert f"the key {key.id}, which `autoclave up` made by itself, is still valid" in line
+    assert f"{key.id}, which `autoclave up` made by itself, can still be used" in line
     assert "--allow-public" in line
     with running("--host", "0.0.0.0", "--allow-public", **places), running(**places):
         pass

@@ -59,7 +59,9 @@ def assert_joined(spans: list[SentSpan], job_id: str) -> None:
     found = by_name(spans)
     request, ring, run = (found[name] for name in ("POST /v1/fine_tuning/jobs", "ring", "run job"))
     assert len({span.trace_id for span in spans}) == 1
-    assert (request.parent_id, ring.parent_id, run.parent_id) == ("", request.span_id, ring.span_id)
+    assert (request.parent_id, ring.parent_id) == ("", request.span_id)
+    # A worker may take the job before it hears this bell: after another one, or when it starts.
+    assert run.parent_id in (ring.span_id, request.span_id)
     stages = [found[f"stage {stage}"] for stage in STAGES]
     assert {stage.parent_id for stage in stages} == {run.span_id}
     assert all(stage.began_at <= stage.ended_at for stage in stages)
