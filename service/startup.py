@@ -67,8 +67,8 @@ def require_no_default_key(database: Database, host: str, *, about_to_make_one: 
         )
         raise StartError(
             f"not listening on {host}, which other machines may reach: {what}. Start once on 127.0.0.1, make "
-            "keys of your own (autoclave admin create-key, create-operator-key), revoke those (autoclave admin "
-            "revoke-key), and start again; or give --allow-public"
+            "keys of your own (autoclave admin create-key, create-operator-key), revoke those (autoclave "
+            "admin revoke-key), and start again; or give --allow-public"
         )
 
 
