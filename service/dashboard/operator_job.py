@@ -62,7 +62,6 @@ def release(
     caller: OperatorDep,
     job_id: str,
     reason: Annotated[str, Form()] = "",
-    csrf: Annotated[str, Form()] = "",  # noqa: ARG001 - the route looked at it
 ) -> Response:
     """What `autoclave admin release-job` does."""
     try:
@@ -88,7 +87,6 @@ def act(
     caller: OperatorDep,
     job_id: str,
     deed: str,
-    csrf: Annotated[str, Form()] = "",  # noqa: ARG001 - the route looked at it
 ) -> Response:
     try:
         with database.transaction() as session:

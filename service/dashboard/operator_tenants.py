@@ -98,7 +98,6 @@ def set_quota(
     jobs_per_day: Annotated[str, Form(max_length=40)] = "",
     gpu_seconds: Annotated[str, Form(max_length=40)] = "",
     requests_per_minute: Annotated[str, Form(max_length=40)] = "",
-    csrf: Annotated[str, Form()] = "",  # noqa: ARG001 - the route looked at it
 ) -> Response:
     """All of the project's own numbers, as the form shows them: an empty field is the default again."""
     given = {
@@ -131,7 +130,6 @@ def revoke_key(
     operator: OperatorDep,
     project_id: str,
     key_id: str,
-    csrf: Annotated[str, Form()] = "",  # noqa: ARG001 - the route looked at it
 ) -> Response:
     with database.transaction() as session:
         key = session.get(ApiKey, key_id)

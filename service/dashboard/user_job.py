@@ -6,7 +6,7 @@ import time
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Form, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from service.adapters.downloads import adapter_deleted, deliver, download_of, released
@@ -128,7 +128,6 @@ def act(
     caller: UserDep,
     job_id: str,
     deed: str,
-    csrf: Annotated[str, Form()] = "",  # noqa: ARG001 - the route looked at it
 ) -> Response:
     viewer = viewer_of(caller)
     if deed in DEEDS:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,15 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from service.app import create_app
 from service.db import Database
 from service.operators import create_operator_key
-from service.settings import Settings
-from service.storage import Storage
 
 # Chromium's own calls home only fail here, many at a time; and root has no sandbox to start.
 FLAGS = [
@@ -64,21 +59,9 @@ def database_url(sqlite_url: str) -> str:
 
 
 @pytest.fixture
-def site(settings: Settings, database: Database, storage: Storage) -> Iterator[str]:
+def site(api_url: str) -> str:
     """The URL of the application on a free loopback port."""
-    app = create_app(settings, database=database, storage=storage)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, ws="none"))
-    thread = threading.Thread(target=server.run, name="site")
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not server.started:
-        assert thread.is_alive(), "the site did not start; its log is above"
-        assert time.monotonic() < deadline, "the site did not start within 30 s"
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(timeout=30)
-    assert not thread.is_alive(), "the site did not stop within 30 s"
+    return api_url.removesuffix("/v1")
 
 
 @pytest.fixture
