@@ -6,8 +6,9 @@ On SQLite and on PostgreSQL, with 10,000 jobs of all states in 40 projects, 16 w
 figures for most: how long `GET /dashboard` and the other pages of operators take to answer, one request after
 the other, in turn with a bare page (`bare.py`: FastAPI and a Jinja template of about the same size, signed in
 to nothing, reading nothing). Then 200 pages that are open at once, each with a session and a connection of
-its own, and ask every three seconds whether there is something new, while workers write heartbeats and steps:
-processor time of the server's process over 30 seconds, as a share of one core.
+its own, and ask whether there is something new as often as the server tells them (service/pace.py), while
+workers write heartbeats and steps; a job's page asks for its curve too when something is new: processor time
+of the server's process over 30 seconds, as a share of one core, once the pages have settled.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import statistics
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +44,7 @@ from service.dashboard.page_route import COOKIE
 from service.db import Database
 from service.fleet.presence import Sighting, see
 from service.fleet.states import WorkerState
+from service.jobs.metrics import add_steps
 from service.models import File, Job, SafetyFigures
 from service.operators import create_operator_key
 
@@ -50,6 +53,7 @@ NUM_PROJECTS = 40
 NUM_WORKERS = 16
 NUM_OPEN = 200
 ASK_SECONDS = 3.0
+SETTLING_SECONDS = 75.0
 PAGES = ("/dashboard", "/dashboard/jobs", "/dashboard/safety", "/dashboard/tenants", "/dashboard/audit")
 BASE_ID = "autoclave/benchmark-base"
 ENDED = (("succeeded", "publish"),) * 8 + (
@@ -181,11 +185,20 @@ def _figures(row: dict[str, Any], chance: random.Random) -> dict[str, Any]:
 
 
 def work(database: Database, running: list[str], *, step: int) -> None:
-    """What workers write at a heartbeat."""
+    """What workers write at a heartbeat, after five steps."""
     now = time.time()
     with database.transaction() as session:
         for number, job_id in enumerate(running):
-            progress = {"step": step, "total_steps": 1000, "loss": 1.0, "tokens_per_second": 10_000.0 + step}
+            add_steps(
+                session,
+                job_id,
+                first_step=5 * step + 1,
+                train_loss=[1.0] * 5,
+                learning_rate=[1e-4] * 5,
+                tokens_per_second=[10_000.0] * 5,
+            )
+            speed = 10_000.0 + step
+            progress = {"step": 5 * step, "total_steps": 1000, "loss": 1.0, "tokens_per_second": speed}
             session.execute(
                 update(Job)
                 .where(Job.id == job_id)
@@ -276,36 +289,61 @@ def pages(port: int, bare_port: int, cookie: str, *, requests: int) -> dict[str,
     return found
 
 
-async def _left_open(port: int, path: str, cookies: list[str], *, until: float) -> dict[str, int]:
-    counts = {"changed": 0, "unchanged": 0}
-    version = re.compile(rb"[?&]seen=([\w.:-]+)")
+async def _left_open(port: int, path: str, cookies: list[str], counts: Counter[str]) -> None:
+    version = re.compile(rb"[?;&]seen=([\w.:-]+)(?:&amp;every=(\d+))?")
+    curve = path.removesuffix("live") + "metrics.json" if "/jobs/" in path else None
 
     async def page(number: int, cookie: str) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         await asyncio.sleep(ASK_SECONDS * number / len(cookies))
-        seen = b""
-        while time.monotonic() < until:
+        seen, every, step = b"", int(ASK_SECONDS), 0
+        while True:
             asked_at = time.monotonic()
-            target = path.encode() + (b"?seen=" + seen if seen else b"")
-            writer.write(
-                b"GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nHX-Request: true\r\nCookie: %s\r\n\r\n"
-                % (target, cookie.encode())
-            )
-            head = await reader.readuntil(b"\r\n\r\n")
-            if head.startswith(b"HTTP/1.1 204"):
-                counts["unchanged"] += 1
-            elif head.startswith(b"HTTP/1.1 200"):
-                length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
-                found = version.search(await reader.readexactly(length))
-                seen = found[1] if found else b""
-                counts["changed"] += 1
-            else:
-                raise SystemExit(f"{path}: {head!r}")
-            await asyncio.sleep(max(0.0, asked_at + ASK_SECONDS - time.monotonic()))
-        writer.close()
+            body = await get(reader, writer, f"{path}?every={every}&seen={seen.decode()}", cookie)
+            counts["unchanged" if body is None else "changed"] += 1
+            if body is not None:
+                found = version.search(body)
+                assert found is not None, body
+                seen, every = found[1], int(found[2] or ASK_SECONDS)
+                if curve is not None:
+                    points = json.loads(await get(reader, writer, f"{curve}?after={step}", cookie) or "{}")
+                    step = max(points["step"], default=step)
+                    counts["curves"] += 1
+            await asyncio.sleep(max(0.0, asked_at + every - time.monotonic()))
+
+    async def get(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: str, cookie: str
+    ) -> bytes | None:
+        request = f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nHX-Request: true\r\nCookie: {cookie}\r\n\r\n"
+        writer.write(request.encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"HTTP/1.1 204"):
+            return None
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise SystemExit(f"{target}: {head!r}")
+        return await reader.readexactly(
+            int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+        )
 
     await asyncio.gather(*(page(number, cookie) for number, cookie in enumerate(cookies)))
-    return counts
+
+
+async def _measured(
+    port: int, path: str, cookies: list[str], process: psutil.Process, seconds: float
+) -> tuple[Counter[str], float, float]:
+    """(answers, processor seconds, seconds), after the pages have been open for a while."""
+    counts: Counter[str] = Counter()
+    pages = asyncio.create_task(_left_open(port, path, cookies, counts))
+    await asyncio.sleep(SETTLING_SECONDS)
+    if pages.done():
+        await pages
+    counts.clear()
+    before, started = processor_seconds(process), time.monotonic()
+    await asyncio.sleep(seconds)
+    used, lasted = processor_seconds(process) - before, time.monotonic() - started
+    pages.cancel()
+    await asyncio.gather(pages, return_exceptions=True)
+    return counts, used, lasted
 
 
 def processor_seconds(process: psutil.Process) -> float:
@@ -325,15 +363,13 @@ def left_open(
         before, started = processor_seconds(process), time.monotonic()
         time.sleep(seconds / 3)
         idle = (processor_seconds(process) - before) / (time.monotonic() - started)
-        before, started = processor_seconds(process), time.monotonic()
-        counts = asyncio.run(_left_open(port, path, cookies, until=started + seconds))
-        used, lasted = processor_seconds(process) - before, time.monotonic() - started
+        counts, used, lasted = asyncio.run(_measured(port, path, cookies, process, seconds))
     return {
         "path": path,
         "pages": NUM_OPEN,
-        "asked_every_seconds": ASK_SECONDS,
+        "asked_every_seconds": round(lasted * NUM_OPEN / (counts["changed"] + counts["unchanged"]), 1),
         "seconds": round(lasted, 1),
-        "answers": counts,
+        "answers": dict(counts),
         "processor_seconds": round(used, 2),
         "percent_of_one_core": round(100 * used / lasted, 1),
         "percent_of_one_core_without_pages": round(100 * idle, 1),

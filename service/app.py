@@ -33,6 +33,7 @@ from service.metrics.api import ApiMetrics
 from service.middleware import RequestContext
 from service.observed import Observed
 from service.organization import endpoints as projects
+from service.pace import Pace
 from service.permissions import endpoints as permissions
 from service.quotas import endpoints as quotas
 from service.quotas.limits import rate_limiter_from_settings
@@ -140,6 +141,7 @@ def _lifespan(
                 inspection_threads=CapacityLimiter(MAX_CONCURRENT_INSPECTIONS),
                 rate_limiter=limiter,
                 admissions=Together(),
+                pace=Pace(),
             )
         finally:
             feed.close()

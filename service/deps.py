@@ -26,6 +26,7 @@ from service.db import Database
 from service.errors import forbidden, unauthorized
 from service.jobs.feed import EventFeed
 from service.models import AdminKey, ApiKey
+from service.pace import Pace
 from service.rates.limiter import Kind, RateLimiter, kind_of, refusal
 from service.rates.window import Window
 from service.scopes import SCOPES_OF_ROLE, Role, Scope, needed
@@ -48,6 +49,8 @@ class State(TypedDict):
     rate_limiter: RateLimiter
     admissions: Together
     """Recognises keys and counts requests."""
+    pace: Pace
+    """How often open pages ask."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from service.jobs import attempts
 from service.jobs.metrics import read_points
 from service.jobs.repository import JobView
 from service.jobs.service import job_not_found
-from service.models import Job
+from service.models import Job, JobEvent
+from service.pace import MIN_SECONDS
 from service.reports.facts import facts_of
 from service.reports.page import page_of
 from service.reports.rendering import CONTENT_SECURITY_POLICY, render_report
@@ -74,16 +75,20 @@ def show_job(
                 for name in ("train_loss", "train_mean_token_accuracy", "learning_rate")
             },
             "trains": job.starts_from is None,
+            "every": MIN_SECONDS,
             "settings": job_view.settings_of(job, queries.base_defaults(session, job.base_id)),
             "owner": queries.owner_names(session, job) if viewer.is_operator else None,
         }
         return page(request, "job/page.html.j2", status=status, problem=problem, **context)
 
 
-def show_live(request: Request, database: Database, viewer: Viewer, job_id: str, *, seen: str) -> Response:
+def show_live(
+    request: Request, database: Database, viewer: Viewer, job_id: str, *, seen: str, every: int
+) -> Response:
     """What changed since the version `seen`: the summary, new events, and the rest where the job moved on.
-    Raises ApiError 404."""
+    `every` is how many seconds the page waits between two questions. Raises ApiError 404."""
     now = time.time()
+    every = request.state.pace.asked(every, now=time.monotonic())
     with database.glance() as session:
         position = queries.position(session, job_id, viewer.project_id)
     if position is None:
@@ -93,12 +98,14 @@ def show_live(request: Request, database: Database, viewer: Viewer, job_id: str,
     with database.snapshot() as session:
         view = _found(session, viewer, job_id)
         context = _live(session, viewer, view, now=now)
-        after = job_view.seen_event(seen)
-        events, _ = queries.messages(session, job_id, after=after or 0, limit=_EVENTS_WHILE_WATCHING)
+        after = job_view.seen_event(seen) or 0
+        events: list[JobEvent] = []
+        if after < position.newest_event:
+            events, _ = queries.messages(session, job_id, after=after, limit=_EVENTS_WHILE_WATCHING)
         moved = bool(events) or seen.split(".")[:3] != context["summary"].version.split(".")[:3]
         if moved:
             context |= _parts(session, view, now=now)
-        return page(request, "job/answer.html.j2", events=events, moved=moved, **context)
+        return page(request, "job/answer.html.j2", events=events, moved=moved, every=every, **context)
 
 
 def show_events(

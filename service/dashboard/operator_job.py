@@ -16,6 +16,7 @@ from service.dashboard.job_page import Viewer
 from service.dashboard.page_route import OperatorDep, OperatorPage
 from service.deps import DatabaseDep
 from service.errors import ApiError
+from service.pace import MIN_SECONDS
 
 router = APIRouter(prefix="/dashboard/jobs/{job_id}", route_class=OperatorPage, include_in_schema=False)
 
@@ -28,8 +29,10 @@ def show_job(request: Request, database: DatabaseDep, job_id: str) -> Response:
 
 
 @router.get("/live")
-def show_live(request: Request, database: DatabaseDep, job_id: str, seen: str = "") -> Response:
-    return job_page.show_live(request, database, VIEWER, job_id, seen=seen)
+def show_live(
+    request: Request, database: DatabaseDep, job_id: str, seen: str = "", every: int = MIN_SECONDS
+) -> Response:
+    return job_page.show_live(request, database, VIEWER, job_id, seen=seen, every=every)
 
 
 @router.get("/events")

@@ -21,6 +21,7 @@ from service.files import repository as files
 from service.files.service import file_not_found
 from service.jobs import repository as jobs
 from service.jobs.service import job_not_found
+from service.pace import MIN_SECONDS
 
 router = APIRouter(prefix="/app/jobs/{job_id}", route_class=UserPage, include_in_schema=False)
 
@@ -45,9 +46,15 @@ def show_job(request: Request, database: DatabaseDep, caller: UserDep, job_id: s
 
 @router.get("/live")
 def show_live(
-    request: Request, database: DatabaseDep, caller: UserDep, job_id: str, seen: str = ""
+    *,
+    request: Request,
+    database: DatabaseDep,
+    caller: UserDep,
+    job_id: str,
+    seen: str = "",
+    every: int = MIN_SECONDS,
 ) -> Response:
-    return job_page.show_live(request, database, viewer_of(caller), job_id, seen=seen)
+    return job_page.show_live(request, database, viewer_of(caller), job_id, seen=seen, every=every)
 
 
 @router.get("/events")
