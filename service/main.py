@@ -47,6 +47,10 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+KEEP_ALIVE_SECONDS = 75
+"""An open page asks again within it, and proxies, most of which let go after 60, are never cut off first."""
+
+
 class _Server(uvicorn.Server):
     """Ends the event streams first: a server that stops waits for its connections."""
 
@@ -84,6 +88,7 @@ def serve(*, host: str, port: int, allow_public: bool = False) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             proxy_headers=proxies != "none",
             forwarded_allow_ips=proxies,
         )
