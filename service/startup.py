@@ -10,7 +10,7 @@ import socket
 import time
 
 from pydantic import ValidationError
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from autoclave.errors import InputError
 from service import auth, operators, schema
@@ -46,6 +46,9 @@ def open_database(database_url: str) -> Database:
     except OperationalError as error:
         # The driver's own words, without SQLAlchemy's around them and without the URL's password.
         raise StartError(f"DATABASE_URL: cannot connect: {' '.join(str(error.orig).split())}") from error
+    except DBAPIError as error:
+        # Such as a file that is no database, or a role that may not read the tables.
+        raise StartError(f"DATABASE_URL: cannot be used: {' '.join(str(error.orig).split())}") from error
     return database
 
 
