@@ -23,7 +23,7 @@ from autoclave.microcosm.shipped import shipped_world
 from service.db import Database
 from service.models import Job
 
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 600.0
 
 
 def wait_for(condition: Callable[[], Any], *, what: str, every_seconds: float = 0.05) -> Any:

