@@ -26,3 +26,15 @@ def machine(*packages: str) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
+
+
+def folder_for(results: Path) -> Path:
+    """Made if it is missing, and tried: better now than after minutes of work."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        probe = results / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SystemExit(f"--out {results}: {error.strerror}") from error
+    return results

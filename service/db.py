@@ -1,8 +1,8 @@
 """Sessions on SQLite or PostgreSQL. One request, or one worker step, is one transaction.
 
 `Database.transaction()` commits when its block ends and rolls back on an exception; nothing else
-in the code base commits. `Database.snapshot()` is for reading: it always rolls back. So is `glance()`, in
-which nothing is locked.
+in the code base commits but `statements()`, in which each statement does. `Database.snapshot()` is
+for reading: it always rolls back. So is `glance()`, in which nothing is locked.
 
 On SQLite every writing transaction takes the write lock when it begins (BEGIN IMMEDIATE): a
 transaction that reads first and writes later would otherwise fail with SQLITE_BUSY at the write,
@@ -79,8 +79,10 @@ class Database:
         self.engine = engine
         self._writer = engine.execution_options(**{_WRITE_OPTION: True})
         # SQLite's driver would forget how it was configured, and begins without asking anybody.
-        is_postgresql = engine.dialect.name == "postgresql"
-        self._glancer = engine.execution_options(isolation_level="AUTOCOMMIT") if is_postgresql else engine
+        self.is_postgresql = engine.dialect.name == "postgresql"
+        self._single = (
+            engine.execution_options(isolation_level="AUTOCOMMIT") if self.is_postgresql else engine
+        )
 
     @classmethod
     def from_url(cls, url: str) -> Database:
@@ -101,7 +103,14 @@ class Database:
     def glance(self) -> Iterator[Session]:
         """A snapshot for a statement or two that lock nothing: without a transaction around them, which on
         PostgreSQL would be two more round trips than the statement itself."""
-        with Session(self._glancer, autoflush=False) as session:
+        with Session(self._single, autoflush=False) as session:
+            yield session
+
+    @contextmanager
+    def statements(self) -> Iterator[Session]:
+        """PostgreSQL only: each statement is a transaction by itself, committed when it returns."""
+        assert self.is_postgresql, "SQLite would roll back"
+        with Session(self._single, autoflush=False) as session:
             yield session
 
     def close(self) -> None:

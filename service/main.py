@@ -13,6 +13,7 @@ from contextlib import ExitStack
 
 import uvicorn
 from fastapi import FastAPI
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from service import log
 from service.app import create_app
@@ -21,7 +22,7 @@ from service.metrics.api import ApiMetrics
 from service.metrics.disk import DiskCollector, storage_folder
 from service.metrics.fleet import FleetCollector
 from service.metrics.listener import MetricsListener
-from service.rates.window import limits_url
+from service.rates.window import WindowStorage
 from service.settings import Settings
 from service.startup import (
     StartError,
@@ -67,10 +68,7 @@ def serve(*, host: str, port: int, allow_public: bool = False) -> None:
     """`allow_public`: also while a default key is valid. Raises StartError."""
     settings = settings_from_environment()
     log.configure(json=settings.log_json)
-    try:
-        limits_url(settings.broker_url)
-    except ValueError as error:
-        raise StartError(str(error)) from error
+    require_broker_rights(settings.broker_url)
     with ExitStack() as stack:
         database = open_database(settings.database_url)
         stack.callback(database.close)
@@ -93,6 +91,23 @@ def serve(*, host: str, port: int, allow_public: bool = False) -> None:
             forwarded_allow_ips=proxies,
         )
         _Server(config, app).run(sockets=[listener])
+
+
+def require_broker_rights(broker_url: str) -> None:
+    """Raises StartError for a wrong URL or password. That a broker does not answer is no reason not to start:
+    requests are not counted until it does."""
+    try:
+        storage = WindowStorage(broker_url)
+    except ValueError as error:
+        raise StartError(f"BROKER_URL: {str(error).removeprefix('BROKER_URL: ')}") from error
+    try:
+        storage.storage.ping()
+    except (AuthenticationError, ResponseError) as error:
+        raise StartError(f"BROKER_URL: the broker refuses: {error}") from error
+    except (RedisError, OSError):
+        return
+    finally:
+        storage.close()
 
 
 def served_metrics(settings: Settings, database: Database, stack: ExitStack) -> ApiMetrics:

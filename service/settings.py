@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     # Leases: how long a silent worker keeps its job, and how often a live one says so.
     lease_ttl_seconds: Seconds = Field(default=60.0, description="a lease not renewed for this long is lost")
     heartbeat_seconds: Seconds = Field(
-        default=5.0, description="time between two renewals; a cancel is noticed as fast"
+        default=5.0, description="time between two renewals; a cancel is noticed within a second"
     )
     max_attempts: int = Field(
         default=3, ge=1, description="claims of one job before it fails with worker_lost"
@@ -105,7 +105,7 @@ class Settings(BaseSettings):
 
     # Ending a child process: flag, then SIGTERM, then SIGKILL to its group.
     cancel_grace_seconds: Seconds = Field(
-        default=20.0, description="from the cancel flag to SIGTERM; the child stops at its next step"
+        default=2.0, description="from the cancel flag to SIGTERM; the child stops at its next step"
     )
     pause_grace_seconds: Seconds = Field(
         default=300.0, description="from the pause flag to SIGTERM; a step and its checkpoint must fit"
@@ -114,7 +114,9 @@ class Settings(BaseSettings):
         default=15.0,
         description="from the SIGTERM of a worker to that of its child; a step and its checkpoint must fit",
     )
-    terminate_grace_seconds: Seconds = Field(default=10.0, description="from SIGTERM to SIGKILL")
+    terminate_grace_seconds: Seconds = Field(
+        default=10.0, description="from SIGTERM to SIGKILL; after a cancel half a second at most"
+    )
     stage_deadline_seconds: Seconds = Field(
         default=24 * 3600.0, description="a stage that takes longer fails with deadline_exceeded"
     )

@@ -10,7 +10,7 @@ import socket
 import time
 
 from pydantic import ValidationError
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from autoclave.errors import InputError
 from service import auth, operators, schema
@@ -41,11 +41,16 @@ def open_database(database_url: str) -> Database:
         schema.require_head(database.engine)
     except ArgumentError as error:
         raise StartError("DATABASE_URL: this is not a URL (sqlite:////path.db or postgresql://..)") from error
-    except (ValueError, schema.SchemaError) as error:
+    except schema.SchemaError as error:
         raise StartError(str(error)) from error
+    except ValueError as error:  # some have its name already, those of the library have not
+        raise StartError(f"DATABASE_URL: {str(error).removeprefix('DATABASE_URL: ')}") from error
     except OperationalError as error:
         # The driver's own words, without SQLAlchemy's around them and without the URL's password.
         raise StartError(f"DATABASE_URL: cannot connect: {' '.join(str(error.orig).split())}") from error
+    except DBAPIError as error:
+        # Such as a file that is no database, or a role that may not read the tables.
+        raise StartError(f"DATABASE_URL: cannot be used: {' '.join(str(error.orig).split())}") from error
     return database
 
 

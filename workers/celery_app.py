@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
@@ -17,6 +18,7 @@ from service.startup import StartError
 from service.tracing import current_traceparent
 
 TASK_NAME = "autoclave.run_job"
+BROKERS = frozenset({"redis", "rediss", "redis+socket"})
 
 # A broker that died must be noticed: by a silent TCP peer, and before a message is sent into the void.
 _TRANSPORT_OPTIONS = {
@@ -50,6 +52,11 @@ def make_celery(broker_url: str, *, queue: str = DEFAULT_QUEUE) -> Celery:
 
 def require_broker(app: Celery) -> None:
     """Raises StartError if no connection can be made. Losing it later is survived."""
+    scheme = urlsplit(str(app.conf.broker_url)).scheme
+    if scheme not in BROKERS:
+        raise StartError(
+            f"BROKER_URL: {scheme!r} is not supported; use redis://, rediss:// or redis+socket://"
+        )
     try:
         with app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=2, interval_start=0.5)

@@ -23,6 +23,7 @@ from service.fleet import presence
 from service.jobs import attempts, lease
 from service.jobs.states import Stage, Status
 from service.jobs.transitions import IllegalTransitionError, fail
+from service.jobs.unheard import silent
 from service.models import Job, OutboxMessage
 from service.settings import KEPT_ADAPTER_TTL_SECONDS, Settings
 from service.storage import Storage
@@ -112,11 +113,11 @@ class Maintenance:
         (the limit was lowered while it waited) fails: nobody could ever claim it."""
         before = now - self._resend_after_seconds
         with self._database.snapshot() as session:
-            if not lease.silent(session, rung_before=before, limit=1):
+            if not silent(session, rung_before=before, limit=1):
                 return 0
         spent: list[Job] = []
         with self._database.transaction() as session:
-            job_ids = lease.silent(session, rung_before=before)
+            job_ids = silent(session, rung_before=before)
             for job_id in job_ids:
                 job = session.get_one(Job, job_id)
                 if job.attempt_count < self._max_attempts:

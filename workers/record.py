@@ -101,6 +101,11 @@ class JobRecord:
                 )
         return asked
 
+    def asked(self) -> StopRequest | None:
+        """What the job's owner asked for, without a write. Raises LeaseLostError."""
+        with self._database.glance() as session:
+            return lease.asked(session, self._claim)
+
     def _estimated_finish_at(
         self, session: Session, seconds_remaining: float | None, *, now: float
     ) -> float | None:

@@ -21,9 +21,9 @@ import msgspec
 import structlog
 
 from service.db import Database
-from service.jobs import lease
 from service.jobs.lease import Claim
 from service.jobs.metrics import read_points
+from service.jobs.next_job import take_next
 from service.jobs.results import ResultFile, store_results, validation_loss
 from service.jobs.transitions import LeaseLostError
 from service.models import Job
@@ -162,16 +162,15 @@ class Supervisor:
             log.warning("private objects not deleted yet", job_id=job_id, error=str(error))
 
     def _claim(self) -> Claim | None:
-        with self._database.transaction() as session:
-            return lease.claim_next(
-                session,
-                kind=kind_from_settings(self._settings),
-                owner=self._owner,
-                ttl_seconds=self._limits.lease_ttl_seconds,
-                max_attempts=self._limits.max_attempts,
-                now=time.time(),
-                default_quota=default_quota(self._settings),
-            )
+        return take_next(
+            self._database,
+            kind=kind_from_settings(self._settings),
+            owner=self._owner,
+            ttl_seconds=self._limits.lease_ttl_seconds,
+            max_attempts=self._limits.max_attempts,
+            now=time.time(),
+            default_quota=default_quota(self._settings),
+        )
 
     def _work(self, claim: Claim, scratch: Path) -> bool:
         """True if the job is over, False if it is queued again or paused."""

@@ -39,6 +39,11 @@ log = structlog.get_logger(__name__)
 TICK_SECONDS = 0.1
 PROGRESS_SECONDS = 0.5
 """Progress is written at most this often; what is between is skipped."""
+ASK_SECONDS = 1.0
+"""What the job's owner asks for is looked up this often where neither heartbeat nor progress brings it: a
+cancel must end a child that hangs within five seconds."""
+CANCEL_TERMINATE_SECONDS = 0.5
+"""From SIGTERM to SIGKILL after a cancel, at most: there is nothing to save."""
 _MESSAGES_PER_TICK = 1000
 """A child that never stops talking must not keep us from the heartbeat."""
 
@@ -86,7 +91,7 @@ class Watch:
         now = clock()
         self._renewed_at = now
         self._stage_began_at = now
-        self._next_heartbeat_at = now
+        self._next_heartbeat_at = self._ask_at = now
         self._unwritten: deque[AnyMessage] = deque()
         self._progress: ProgressMade | None = None
         self._progress_at = now - PROGRESS_SECONDS
@@ -155,23 +160,30 @@ class Watch:
             progress_due = self._progress is not None and now - self._progress_at >= PROGRESS_SECONDS
             if now >= self._next_heartbeat_at or progress_due:
                 self._on_heartbeat()
-                match self._record.heartbeat(self._progress):
-                    case StopRequest.CANCEL:
-                        self._stop(StopReason.CANCEL, flag_seconds=self._limits.cancel_grace_seconds)
-                    case StopRequest.PAUSE:
-                        self._stop(StopReason.PAUSE, flag_seconds=self._limits.pause_grace_seconds)
-                    case None:
-                        pass
+                self._obey(self._record.heartbeat(self._progress))
                 self._renewed_at = now
                 self._next_heartbeat_at = now + self._limits.heartbeat_seconds
                 if self._progress is not None:
                     self._progress, self._progress_at = None, now
+                self._ask_at = now + ASK_SECONDS
+            elif now >= self._ask_at:
+                self._obey(self._record.asked())
+                self._ask_at = now + ASK_SECONDS
         except DATABASE_OUTAGE as error:
             silent_seconds = self._clock() - self._renewed_at
             if silent_seconds >= self._limits.lease_ttl_seconds:
                 raise LeaseLostError("the database did not answer for as long as the lease lasts") from error
             log.warning("database does not answer", silent_seconds=round(silent_seconds, 1))
             time.sleep(min(1.0, self._limits.heartbeat_seconds))
+
+    def _obey(self, asked: StopRequest | None) -> None:
+        match asked:
+            case StopRequest.CANCEL:
+                self._stop(StopReason.CANCEL, flag_seconds=self._limits.cancel_grace_seconds)
+            case StopRequest.PAUSE:
+                self._stop(StopReason.PAUSE, flag_seconds=self._limits.pause_grace_seconds)
+            case None:
+                pass
 
     def _look_at_the_clock(self) -> None:
         now = self._clock()
@@ -204,4 +216,7 @@ class Watch:
         if self._hurried and self._escalation is not None:
             left = self._escalation.since + self._escalation.flag_seconds - now
             flag_seconds = max(0.0, min(flag_seconds, left))
-        self._escalation = Escalation(now, flag_seconds, self._limits.terminate_grace_seconds)
+        terminate_seconds = self._limits.terminate_grace_seconds
+        if self._stop_reason is StopReason.CANCEL:
+            terminate_seconds = min(terminate_seconds, CANCEL_TERMINATE_SECONDS)
+        self._escalation = Escalation(now, flag_seconds, terminate_seconds)

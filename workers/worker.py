@@ -50,6 +50,14 @@ def require_signing_key(path: Path) -> None:
         raise StartError(f"SIGNING_KEY_FILE: {error}") from error
 
 
+def make_own_folder(work_dir: Path) -> Path:
+    """Raises StartError."""
+    try:
+        return own_folder(work_dir)
+    except OSError as error:
+        raise StartError(f"WORK_DIR: {work_dir}: {error.strerror or error}") from error
+
+
 def run_worker(*, maintain: bool, child_command: ChildCommand = runner_command) -> int:
     """Until a signal says stop; the exit status. Raises StartError."""
     settings = settings_from_environment()
@@ -63,7 +71,7 @@ def run_worker(*, maintain: bool, child_command: ChildCommand = runner_command) 
         kind = kind_from_settings(settings)
         app = make_celery(settings.broker_url, queue=kind.queue_name)
         require_broker(app)
-        work_dir = own_folder(settings.work_dir)
+        work_dir = make_own_folder(settings.work_dir)
         stack.callback(shutil.rmtree, work_dir, ignore_errors=True)
 
         shutdown = threading.Event()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from service.jobs.states import Stage
@@ -46,21 +46,18 @@ def begin(
     session: Session, job_id: str, fencing_number: int, *, worker: str, stage: Stage, now: float
 ) -> None:
     """With the claim."""
-    session.execute(
-        delete(JobAttempt).where(
-            JobAttempt.job_id == job_id, JobAttempt.fencing_number <= fencing_number - KEPT_ATTEMPTS
-        )
-    )
-    session.add(
-        JobAttempt(
-            job_id=job_id,
-            fencing_number=fencing_number,
-            worker=worker,
-            first_stage=stage.value,
-            started_at=now,
-        )
-    )
-    session.flush()
+    connection = session.connection()
+    if fencing_number > KEPT_ATTEMPTS:
+        connection.execute(_FORGET, {"of": job_id, "upto": fencing_number - KEPT_ATTEMPTS})
+    values = {"job_id": job_id, "fencing_number": fencing_number, "worker": worker}
+    connection.execute(_INSERT, values | {"first_stage": stage.value, "started_at": now})
+
+
+_attempts = JobAttempt.__table__
+_INSERT = insert(_attempts)  # type: ignore[arg-type]
+_FORGET = delete(_attempts).where(  # type: ignore[arg-type]
+    _attempts.c.job_id == bindparam("of"), _attempts.c.fencing_number <= bindparam("upto")
+)
 
 
 def end(

@@ -11,22 +11,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import and_, func, select, update
+from sqlalchemy import ColumnElement, Row, and_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from service import outbox
 from service.jobs import attempts
-from service.jobs.claiming import TAKE_ONE, take_head
+from service.jobs.claiming import RESUMED, STARTED, TAKE_ONE, take_head
 from service.jobs.events import add_event
 from service.jobs.states import Stage, Status, next_stage
 from service.jobs.transitions import LeaseLostError, fail, move
-from service.models import Job, ProjectQueue
+from service.models import Job
 from service.quotas.limits import Quota, quota_of
 from service.scheduling import lanes, policy
 from service.scheduling.workers import Kind
-
-MOST_RUNG = 1000
 
 
 class StopRequest(StrEnum):
@@ -61,25 +59,31 @@ def claim_next(
 ) -> Claim | None:
     """Take the job whose turn it is; None if there is none for this kind of worker."""
     kind, default = kind or Kind(), default_quota or Quota()
-    values = policy.parameters(kind, max_attempts) | _taking(owner=owner, ttl_seconds=ttl_seconds, now=now)
+    values = policy.parameters(kind, max_attempts) | taking(owner=owner, ttl_seconds=ttl_seconds, now=now)
+    # On SQLite there is nobody to wait for.
+    may_wait = session.get_bind().dialect.name == "postgresql"
     tried: list[str] = []
     waits = False
     while len(tried) < policy.MOST_PROJECTS_TRIED:
-        turn = policy.next_project(
-            session, kind, default=default, max_attempts=max_attempts, tried=tried, waits=waits
-        )
-        if turn is None:
-            if waits:
-                return None
+        with session.begin_nested() as trial:
+            turn = policy.next_project(
+                session, kind, default=default, max_attempts=max_attempts, tried=tried, waits=waits
+            )
+            if turn is not None and (
+                not waits or policy.wait_for(session, kind, turn, default=default, max_attempts=max_attempts)
+            ):
+                head = values | {"turn": turn.project_id}
+                taken = _take(session, take_head(sized=kind.memory_bytes > 0), head, now=now)
+                if taken is not None:
+                    lanes.one_more_runs(session, turn.project_id, running_limit=turn.limit)
+                    return taken
+            trial.rollback()  # its locks, too: nobody may wait for a row while holding one
+        if turn is not None:
+            tried.append(turn.project_id)
+        elif waits or not may_wait:
+            return None
+        else:
             waits = True  # for the projects that were passed over
-            continue
-        taken = _take(
-            session, take_head(sized=kind.memory_bytes > 0), values | {"turn": turn.project_id}, now=now
-        )
-        if taken is not None:
-            lanes.one_more_runs(session, turn.project_id, running_limit=turn.limit)
-            return taken
-        tried.append(turn.project_id)
     return None
 
 
@@ -96,7 +100,7 @@ def claim(
     """Take this job if it is queued, whoever's turn it is. None: somebody else has it, it ended, or a cancel
     came first."""
     session.flush()
-    values = _taking(owner=owner, ttl_seconds=ttl_seconds, now=now)
+    values = taking(owner=owner, ttl_seconds=ttl_seconds, now=now)
     taken = _take(session, TAKE_ONE, values | {"job_id": job_id, "max_attempts": max_attempts}, now=now)
     if taken is not None:
         project_id = session.scalars(select(Job.project_id).where(Job.id == job_id)).one()
@@ -106,7 +110,7 @@ def claim(
     return taken
 
 
-def _taking(*, owner: str, ttl_seconds: float, now: float) -> dict[str, Any]:
+def taking(*, owner: str, ttl_seconds: float, now: float) -> dict[str, Any]:
     """Parameters of a claiming statement."""
     return {"owner": owner, "until": now + ttl_seconds, "at": now}
 
@@ -117,34 +121,63 @@ def _take(
     row = session.connection().execute(statement, values).first()
     if row is None:
         return None
-    job_id, owner, fencing_number, stage, attempt, request_id, traceparent = row
-    attempts.begin(session, job_id, fencing_number, worker=owner, stage=Stage(stage), now=now)
-    text = "Fine-tuning job started" if attempt == 1 else f"Fine-tuning job resumed at stage {stage}"
-    add_event(session, job_id, text, now=now, data={"attempt": attempt, "stage": stage})
-    return Claim(job_id, owner, fencing_number, Stage(stage), attempt, request_id, traceparent)
+    claim = claim_of(row)
+    attempts.begin(
+        session, claim.job_id, claim.fencing_number, worker=claim.owner, stage=claim.stage, now=now
+    )
+    first = claim.attempt == 1
+    text = STARTED if first else f"{RESUMED}{claim.stage.value}"
+    add_event(
+        session, claim.job_id, text, now=now, data={"attempt": claim.attempt, "stage": claim.stage.value}
+    )
+    return claim
+
+
+def claim_of(row: Row[Any]) -> Claim:
+    """Of what a claiming statement returns."""
+    return Claim(
+        row.id,
+        row.lease_owner,
+        row.fencing_number,
+        Stage(row.stage),
+        row.attempt_count,
+        row.request_id,
+        row.traceparent,
+    )
 
 
 def write(session: Session, claim: Claim, **values: Any) -> None:
     """Change columns of a job one owns. Raises LeaseLostError if one does not any more."""
-    row = session.execute(
-        update(Job)
-        .where(
-            Job.id == claim.job_id,
-            Job.fencing_number == claim.fencing_number,
-            Job.status == Status.RUNNING.value,
-        )
-        .values(**values)
-        .returning(Job.id)
-    ).first()
+    row = session.execute(update(Job).where(_owned(claim)).values(**values).returning(Job.id)).first()
     if row is None:
-        raise LeaseLostError(f"{claim.job_id}: fencing number {claim.fencing_number} is no longer current")
+        raise _lost(claim)
+
+
+def _owned(claim: Claim) -> ColumnElement[bool]:
+    return and_(
+        Job.id == claim.job_id,
+        Job.fencing_number == claim.fencing_number,
+        Job.status == Status.RUNNING.value,
+    )
+
+
+def _lost(claim: Claim) -> LeaseLostError:
+    return LeaseLostError(f"{claim.job_id}: fencing number {claim.fencing_number} is no longer current")
 
 
 def heartbeat(session: Session, claim: Claim, *, ttl_seconds: float, now: float) -> StopRequest | None:
     """Extend the lease; what the job's owner asked for meanwhile. Raises LeaseLostError."""
     write(session, claim, lease_expires_at=now + ttl_seconds, heartbeat_at=now)
-    query = select(Job.cancel_requested_at, Job.pause_requested_at).where(Job.id == claim.job_id)
-    cancel, pause = session.execute(query).one()
+    return asked(session, claim)
+
+
+def asked(session: Session, claim: Claim) -> StopRequest | None:
+    """What the job's owner asked for. Raises LeaseLostError."""
+    query = select(Job.cancel_requested_at, Job.pause_requested_at).where(_owned(claim))
+    row = session.execute(query).first()
+    if row is None:
+        raise _lost(claim)
+    cancel, pause = row
     if cancel is not None:
         return StopRequest.CANCEL
     return StopRequest.PAUSE if pause is not None else None
@@ -254,26 +287,3 @@ def reap(session: Session, job: Job, *, max_attempts: int, now: float) -> None:
     else:
         lost = Claim(job.id, job.lease_owner or "", job.fencing_number, stage, job.attempt_count)
         hand_back(session, lost, reason="its worker stopped answering", now=now)
-
-
-def silent(session: Session, *, rung_before: float, limit: int = 100) -> list[str]:
-    """Queued jobs whose doorbell brought nobody: the message was lost, or the broker was. Not those whose
-    project runs as many as it may, the end of one rings for them; and not more than `MOST_RUNG` in as long as
-    it takes to be silent: a worker that hears one bell goes on until nothing is left."""
-    lately = (
-        select(Job.id).where(Job.status == Status.QUEUED.value, Job.rung_at >= rung_before).limit(MOST_RUNG)
-    )
-    room = MOST_RUNG - (session.scalar(select(func.count()).select_from(lately.subquery())) or 0)
-    limited = and_(ProjectQueue.running_limit > 0, ProjectQueue.num_running >= ProjectQueue.running_limit)
-    query = (
-        select(Job.id)
-        .outerjoin(ProjectQueue, ProjectQueue.project_id == Job.project_id)
-        .where(
-            Job.status == Status.QUEUED.value,
-            Job.rung_at < rung_before,
-            func.coalesce(limited, False).is_(False),
-        )
-        .order_by(Job.rung_at)
-        .limit(max(0, min(limit, room)))
-    )
-    return list(session.scalars(query))

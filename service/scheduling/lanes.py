@@ -9,10 +9,13 @@ of several projects are locked in the order of their ids.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from sqlalchemy import (
     BindParameter,
     ColumnClause,
+    ColumnElement,
+    Integer,
     Update,
     bindparam,
     case,
@@ -23,6 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from service import outbox
 from service.jobs.states import Status
@@ -31,6 +35,8 @@ from service.models import Job, ProjectQueue
 HALF_LIFE_SECONDS = 3600.0
 """Running time counts half as much for every hour that passed since."""
 COUNTED_WAITING = 1001
+# A literal: a limit that is a parameter makes PostgreSQL plan the statement anew each time.
+_MOST_COUNTED: ColumnClause[int] = literal_column(str(COUNTED_WAITING), Integer)
 # Literals: an index over the rows of one status serves no statement that takes the status as a parameter.
 QUEUED: ColumnClause[str] = literal_column(f"'{Status.QUEUED.value}'")
 RUNNING: ColumnClause[str] = literal_column(f"'{Status.RUNNING.value}'")
@@ -94,35 +100,54 @@ def one_more_runs(session: Session, project_id: str, *, running_limit: int) -> N
     session.connection().execute(_ONE_MORE_RUNS, {"of": project_id, "most": running_limit})
 
 
-def _statements() -> tuple[Update, Update]:
+def one_more(
+    project_id: ColumnElement[str], *besides: ColumnElement[bool], most: ColumnElement[int]
+) -> Update:
+    """The statement of `one_more_runs`. `besides` says which queued jobs still wait, for a statement that
+    does not see yet what it takes."""
     jobs, queues = Job.__table__.c, ProjectQueue.__table__
-    of: BindParameter[str] = bindparam("of")
-    waiting = select(jobs.id).where(jobs.project_id == of, jobs.status == QUEUED).limit(COUNTED_WAITING)
-    running = select(jobs.id).where(jobs.project_id == of, jobs.status == RUNNING)
-    first = select(func.min(jobs.queued_at)).where(jobs.project_id == of, jobs.status == QUEUED)
-    row = update(queues).where(  # type: ignore[arg-type]
-        queues.c.project_id == of
-    )
-    counted = row.values(
-        num_running=select(func.count()).select_from(running.subquery()).scalar_subquery(),
-        num_waiting=select(func.count()).select_from(waiting.subquery()).scalar_subquery(),
-        head_queued_at=first.scalar_subquery(),
-        recent=bindparam("lately"),
-    )
     # At the bound there may be any number; the next count says.
     fewer = case(
         (queues.c.num_waiting >= COUNTED_WAITING, queues.c.num_waiting), else_=queues.c.num_waiting - 1
     )
-    one_more = row.values(
+    first = select(func.min(jobs.queued_at)).where(
+        jobs.project_id == project_id, jobs.status == QUEUED, *besides
+    )
+    return _row(project_id).values(
         num_running=queues.c.num_running + 1,
         num_waiting=fewer,
         head_queued_at=first.scalar_subquery(),
-        running_limit=bindparam("most"),
+        running_limit=most,
     )
-    return counted.returning(queues.c.num_running), one_more
 
 
-_COUNT, _ONE_MORE_RUNS = _statements()
+def _row(project_id: ColumnElement[str]) -> Update:
+    queues = ProjectQueue.__table__
+    return update(queues).where(  # type: ignore[arg-type]
+        queues.c.project_id == project_id
+    )
+
+
+def _count_statement() -> ReturningUpdate[Any]:
+    jobs, queues = Job.__table__.c, ProjectQueue.__table__
+    of: BindParameter[str] = bindparam("of")
+    waiting = select(jobs.id).where(jobs.project_id == of, jobs.status == QUEUED).limit(_MOST_COUNTED)
+    running = select(jobs.id).where(jobs.project_id == of, jobs.status == RUNNING)
+    first = select(func.min(jobs.queued_at)).where(jobs.project_id == of, jobs.status == QUEUED)
+    return (
+        _row(of)
+        .values(
+            num_running=select(func.count()).select_from(running.subquery()).scalar_subquery(),
+            num_waiting=select(func.count()).select_from(waiting.subquery()).scalar_subquery(),
+            head_queued_at=first.scalar_subquery(),
+            recent=bindparam("lately"),
+        )
+        .returning(queues.c.num_running)
+    )
+
+
+_COUNT = _count_statement()
+_ONE_MORE_RUNS = one_more(bindparam("of"), most=bindparam("most"))
 
 
 def ring(session: Session, project_id: str, *, now: float, count: int = 1) -> None:

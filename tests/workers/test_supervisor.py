@@ -165,6 +165,22 @@ def test_cancel_frees_the_process(bench: Bench, queued_job: QueuedJob, behaviour
     assert bench.storage.keys("private") == []
 
 
+def test_a_cancel_ends_a_child_that_hangs_without_waiting_for_a_heartbeat(
+    bench: Bench, queued_job: QueuedJob
+) -> None:
+    """It is stopped, so it neither answers SIGTERM nor makes progress; the limits are long."""
+    job_id = queued_job()
+    thread = bench.run_beside("stubborn", job_id, heartbeat_seconds=50.0, terminate_grace_seconds=60.0)
+    pids = bench.pids()
+    os.kill(pids[0], signal.SIGSTOP)
+    time.sleep(0.5)  # what it said before is written
+    ask(bench.database, service.cancel_job, job_id)
+    thread.join(20)
+    assert not thread.is_alive()
+    assert gone(pids)
+    assert bench.job(job_id).status == "cancelled"
+
+
 def ask(database: Database, action: Callable[..., None], job_id: str) -> None:
     with database.transaction() as session:
         project_id = session.get_one(Job, job_id).project_id

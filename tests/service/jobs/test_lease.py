@@ -15,6 +15,7 @@ from service.jobs import lease
 from service.jobs.lease import Claim
 from service.jobs.states import STAGES, Stage
 from service.jobs.transitions import LeaseLostError
+from service.jobs.unheard import silent
 from service.models import Adapter, Job, JobEvent, OutboxMessage
 from tests.builders import Tenant, get_job, make_queued_job
 
@@ -119,6 +120,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(database: Database, tenant:
 
     writes: list[Callable[[Any], Any]] = [
         lambda s: lease.heartbeat(s, old, ttl_seconds=10.0, now=113.0),
+        lambda s: lease.asked(s, old),
         lambda s: lease.write(s, old, progress={"step": 1}),
         lambda s: lease.finish_stage(s, old, Stage.PREPARE, output={}, now=113.0),
         lambda s: lease.hand_back(s, old, reason="x", now=113.0),
@@ -210,11 +212,11 @@ def test_several_reapers_reap_once(database: Database, tenant: Tenant) -> None:
 
 
 def test_jobs_whose_doorbell_nobody_heard_are_found(database: Database, tenant: Tenant) -> None:
-    silent = queued(database, tenant, created_at=10.0)
+    unheard = queued(database, tenant, created_at=10.0)
     queued(database, tenant, created_at=90.0)
     taken(database, queued(database, tenant, created_at=10.0))
     with database.snapshot() as session:
-        assert lease.silent(session, rung_before=50.0) == [silent]
+        assert silent(session, rung_before=50.0) == [unheard]
 
 
 def publish(database: Database, claim: Claim) -> None:

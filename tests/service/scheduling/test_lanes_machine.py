@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from service.db import Database
 from service.jobs import lease
 from service.jobs.lease import Claim
+from service.jobs.next_job import take_next
 from service.jobs.service import cancel_job, pause_job, resume_job
 from service.jobs.states import Stage
 from service.jobs.transitions import fail
@@ -45,14 +46,15 @@ class World:
 
     def do(self, deed: str, number: int) -> None:
         self.now += 1.0
+        if deed == "claim":
+            self.claim(KINDS[number % len(KINDS)], at_once=number % 2 == 0)
+            return
         with self.database.transaction() as session:
             if deed == "create":
                 project_id = self.project_ids[number % 3]
                 need = NEEDS[number // 3 % len(NEEDS)]
                 make_job(session, project_id, created_at=self.now, needed_memory_bytes=need,
                          training_file_id=self.files[project_id])  # fmt: skip
-            elif deed == "claim":
-                self.claim(session, KINDS[number % len(KINDS)])
             elif deed in ("pause", "resume", "cancel"):
                 self.ask(
                     session, {"pause": pause_job, "resume": resume_job, "cancel": cancel_job}[deed], number
@@ -60,12 +62,16 @@ class World:
             elif self.held:
                 self.work(session, deed, self.held[number % len(self.held)])
 
-    def claim(self, session: Session, kind: Kind) -> None:
-        expected = self.expected(session, kind)
-        held = lease.claim_next(
-            session, owner="w", ttl_seconds=10.0, max_attempts=99, now=self.now, kind=kind,
-            default_quota=Quota(concurrent_jobs=LIMIT),
-        )  # fmt: skip
+    def claim(self, kind: Kind, *, at_once: bool) -> None:
+        with self.database.snapshot() as session:
+            expected = self.expected(session, kind)
+        options: dict[str, Any] = {"owner": "w", "ttl_seconds": 10.0, "max_attempts": 99, "now": self.now,
+                                   "kind": kind, "default_quota": Quota(concurrent_jobs=LIMIT)}  # fmt: skip
+        if at_once:
+            held = take_next(self.database, **options)
+        else:
+            with self.database.transaction() as session:
+                held = lease.claim_next(session, **options)
         assert (held and held.job_id) == expected
         if held is not None:
             self.held.append(held)

@@ -13,6 +13,7 @@ from service import outbox
 from service.db import Database
 from service.jobs import lease
 from service.jobs.lease import Claim
+from service.jobs.next_job import take_next
 from service.jobs.service import cancel_job, pause_job
 from service.jobs.states import Stage
 from service.jobs.transitions import fail
@@ -41,16 +42,15 @@ def queued(
 def claim(
     database: Database, *, now: float = NOW, kind: Kind | None = None, limit: int = 0, max_attempts: int = 9
 ) -> Claim | None:
-    with database.transaction() as session:
-        return lease.claim_next(
-            session,
-            owner="w",
-            ttl_seconds=60.0,
-            max_attempts=max_attempts,
-            now=now,
-            kind=kind,
-            default_quota=Quota(concurrent_jobs=limit),
-        )
+    return take_next(
+        database,
+        owner="w",
+        ttl_seconds=60.0,
+        max_attempts=max_attempts,
+        now=now,
+        kind=kind,
+        default_quota=Quota(concurrent_jobs=limit),
+    )
 
 
 def claimed(database: Database, **more: object) -> str | None:
