@@ -37,6 +37,7 @@ from workers.endings import (
     Finished,
     OutOfMemory,
     Paused,
+    ScratchFull,
     StorageDown,
     TooLarge,
     exit_of,
@@ -244,7 +245,7 @@ class JobRecord:
                     verdict = Failed(code="out_of_memory", message=text)
                     self._fail(session, stage, verdict, log_tail=log_tail, now=now)
                 # Kept paused by `hand_back`; or queued, if it was resumed while it stopped.
-                case Paused() | Drained() | TooLarge():
+                case Paused() | Drained() | TooLarge() | ScratchFull():
                     reason = _RETURNED[type(ending)]
                     lease.hand_back(
                         session, claim, reason=reason, now=now, count_attempt=False, progress=None
@@ -286,6 +287,7 @@ _RETURNED: dict[type[Ending], str] = {
     Paused: "it was resumed",
     Drained: "its worker is shutting down",
     TooLarge: "it needs a worker with more memory",
+    ScratchFull: "the disk of its worker is full",
 }
 
 
