@@ -14,7 +14,7 @@ from pathlib import Path
 from chaos import report
 from chaos.fleet import SETTINGS, Fleet
 from chaos.run import Outcome, Run
-from chaos.schedule import plan
+from chaos.schedule import Fault, plan
 from chaos.world import build_world
 
 
@@ -38,7 +38,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
-def run(options: argparse.Namespace, folder: Path) -> tuple[Outcome, dict[str, object]]:
+def run(options: argparse.Namespace, faults: list[Fault], folder: Path) -> tuple[Outcome, dict[str, object]]:
     began = time.monotonic()
     world = options.world
     if world is None:
@@ -47,7 +47,6 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[Outcome, dict[str, o
         build_world(world)
     run_id = secrets.token_hex(8)
     fleet = Fleet(folder, world.absolute(), run_id=run_id, num_workers=options.workers)
-    faults = plan(seed=options.seed, num_faults=options.faults, num_jobs=options.jobs)
     with fleet.running():
         outcome = Run(
             fleet,
@@ -79,8 +78,9 @@ def main(given: list[str] | None = None) -> int:
     options = arguments(given)
     folder = options.keep or Path(tempfile.mkdtemp(prefix="chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
+    faults = plan(seed=options.seed, num_faults=options.faults, num_jobs=options.jobs)
     try:
-        outcome, about = run(options, folder.absolute())
+        outcome, about = run(options, faults, folder.absolute())
     finally:
         if options.keep is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -89,6 +89,7 @@ def main(given: list[str] | None = None) -> int:
         settings=SETTINGS,
         state=outcome.state,
         violations=outcome.violations,
+        plan=faults,
         done=outcome.done,
     )
     report.write(result, options.out)

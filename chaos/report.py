@@ -14,7 +14,7 @@ from typing import Any
 
 from chaos.end_state import EndState
 from chaos.faults import Done
-from chaos.schedule import KINDS
+from chaos.schedule import KINDS, Fault
 
 PACKAGES = ("celery", "fastapi", "moto", "obstore", "psycopg", "redis", "sqlalchemy", "torch", "uvicorn")
 _RULES = {
@@ -50,11 +50,12 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def counts(done: Sequence[Done]) -> dict[str, dict[str, int]]:
+def counts(plan: Sequence[Fault], done: Sequence[Done]) -> dict[str, dict[str, int]]:
     """By kind: planned, and really injected."""
     table = {kind: {"planned": 0, "injected": 0} for kind in KINDS}
+    for fault in plan:
+        table[fault.kind]["planned"] += 1
     for each in done:
-        table[each.fault.kind]["planned"] += 1
         table[each.fault.kind]["injected"] += each.hit
     return table
 
@@ -86,6 +87,7 @@ def result(
     settings: Mapping[str, str],
     state: EndState,
     violations: Mapping[str, Sequence[str]],
+    plan: Sequence[Fault],
     done: Sequence[Done],
 ) -> dict[str, Any]:
     errors = Counter(job.error_code for job in state.jobs if job.error_code)
@@ -103,7 +105,7 @@ def result(
             "objects_stored": len(state.objects),
         },
         "audit": {name: list(found) for name, found in violations.items()},
-        "faults": counts(done),
+        "faults": counts(plan, done),
         "faults_by_stage": by_stage(done),
         "seconds": figures(done),
         "settings": dict(settings),

@@ -90,11 +90,11 @@ class Run:
             self._tend(watcher, len(waiting))
             num_ended = sum(s.status in TERMINAL for s in watcher.jobs().values())
             stalled = time.monotonic() - last_at > STALLED_SECONDS
-            due = waiting and (stalled or num_ended >= waiting[0].after_jobs) and not clients.is_done()
-            if due and len(self._in_force) < AT_ONCE and watcher.jobs():
+            due = waiting and (stalled or num_ended >= waiting[0].after_jobs)
+            if due and len(self._in_force) < AT_ONCE and watcher.num_open():
                 self._launch(faults, waiting.pop(0))
                 last_at = time.monotonic()
-            if clients.is_done() and not self._in_force:
+            if clients.is_done() and not self._in_force and (not waiting or not watcher.num_open()):
                 return
 
     def _launch(self, faults: Faults, fault: Fault) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from celery import Celery
 
 from service.db import Database
@@ -21,6 +19,6 @@ class Bells:
     def __call__(self, job_id: str) -> None:
         """Raises kombu's OperationalError."""
         with self._database.glance() as session:
-            queues = bell_queues(session, job_id, now=time.time())
+            queues = bell_queues(session, job_id, now=self._database.now())
         for queue in queues:
             ring(self._app, job_id, queue=queue)

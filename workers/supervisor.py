@@ -12,7 +12,6 @@ from __future__ import annotations
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -148,12 +147,15 @@ class Supervisor:
     def _sweep(self, job_id: str) -> None:
         ttl_seconds = self._settings.kept_adapter_ttl_seconds
         try:
-            sweep_job(self._database, self._storage, job_id, kept_ttl_seconds=ttl_seconds, now=time.time())
+            sweep_job(
+                self._database, self._storage, job_id, kept_ttl_seconds=ttl_seconds, now=self._database.now()
+            )
         except StorageUnavailableError as error:
             # The maintenance loop does it later.
             log.warning("private objects not deleted yet", job_id=job_id, error=str(error))
 
     def _claim(self) -> Claim | None:
+        now = self._database.now()
         with self._database.transaction() as session:
             return lease.claim_next(
                 session,
@@ -161,7 +163,7 @@ class Supervisor:
                 owner=self._owner,
                 ttl_seconds=self._limits.lease_ttl_seconds,
                 max_attempts=self._limits.max_attempts,
-                now=time.time(),
+                now=now,
                 default_quota=default_quota(self._settings),
             )
 
