@@ -43,3 +43,17 @@ def look(broker_url: str) -> BrokerLook:
         )
     finally:
         storage.close()
+
+
+class Waiting:
+    """How many doorbells wait, asked over one connection that is made with the first question."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._broker_url = broker_url
+        self._storage: WindowStorage | None = None
+
+    def count(self, queue: str) -> int:
+        """Raises redis.RedisError, OSError, or ValueError for a broker that is none."""
+        if self._storage is None:
+            self._storage = WindowStorage(self._broker_url)
+        return int(self._storage.storage.llen(queue))

@@ -12,6 +12,7 @@ which no busy timeout helps against, because its snapshot is already stale.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
+
+from service.db_clock import DatabaseClock
 
 _WRITE_OPTION = "autoclave_write"
 # What a busy API keeps open. Connections beyond it are opened and closed for each use.
@@ -83,6 +86,8 @@ class Database:
         self._single = (
             engine.execution_options(isolation_level="AUTOCOMMIT") if self.is_postgresql else engine
         )
+        # SQLite has no other clock than the machine, which is one.
+        self._clock = DatabaseClock(self._read_clock) if self.is_postgresql else None
 
     @classmethod
     def from_url(cls, url: str) -> Database:
@@ -112,6 +117,15 @@ class Database:
         assert self.is_postgresql, "SQLite would roll back"
         with Session(self._single, autoflush=False) as session:
             yield session
+
+    def now(self) -> float:
+        """Seconds since the epoch by the database's clock, without asking it each time
+        (`service.db_clock`). What several machines compare, such as leases, is counted by it."""
+        return time.time() if self._clock is None else self._clock.now()
+
+    def _read_clock(self) -> float:
+        with self.glance() as session:
+            return float(session.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one())
 
     def close(self) -> None:
         self.engine.dispose()

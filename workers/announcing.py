@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from types import TracebackType
 from typing import Self
 
@@ -29,7 +28,7 @@ class Announcing:
     def _announce(self) -> bool:
         try:
             with self._database.transaction() as session:
-                announce(session, self._kind, now=time.time())
+                announce(session, self._kind, now=self._database.now())
         except Exception as error:
             # After ten minutes of these, jobs that only we could run are said to fit nobody.
             log.warning("this worker cannot say that it is there", error=str(error))

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import time
-
+import structlog
 from celery import Celery
+from redis.exceptions import RedisError
 
+from service.broker import Waiting
 from service.db import Database
 from service.scheduling.workers import bell_queues
 from workers.celery_app import ring
+
+log = structlog.get_logger(__name__)
+
+MOST_WAITING = 1000
+"""Bells in one queue. Any of them wakes a worker, which goes on until no job is left, so more would wake
+nobody else; and while every worker is busy, each job that waits is rung for again and again."""
 
 
 class Bells:
@@ -17,10 +24,21 @@ class Bells:
     def __init__(self, database: Database, app: Celery) -> None:
         self._database = database
         self._app = app
+        self._waiting = Waiting(app.conf.broker_url) if app.conf.broker_url else None
 
     def __call__(self, job_id: str) -> None:
         """Raises kombu's OperationalError."""
         with self._database.glance() as session:
-            queues = bell_queues(session, job_id, now=time.time())
+            queues = bell_queues(session, job_id, now=self._database.now())
         for queue in queues:
-            ring(self._app, job_id, queue=queue)
+            if self._num_waiting(queue) >= MOST_WAITING:
+                log.info("enough bells wait", queue=queue, job_id=job_id)
+            else:
+                ring(self._app, job_id, queue=queue)
+
+    def _num_waiting(self, queue: str) -> int:
+        """0 where it cannot be told: a bell too many does no harm."""
+        try:
+            return 0 if self._waiting is None else self._waiting.count(queue)
+        except (RedisError, OSError):
+            return 0

@@ -8,6 +8,7 @@ this worker shuts down     -> Drained       goes back to the queue, not counted 
 it needs more memory       -> TooLarge      goes back to the queue, not counted, for a larger worker
 exit code 42               -> OutOfMemory   once more with half the micro-batch
 exit code 43               -> StorageDown   goes back to the queue, not counted as an attempt
+the scratch disk is full   -> ScratchFull   goes back to the queue, not counted as an attempt
 anything else              -> Died          back to the queue while attempts are left
 """
 
@@ -79,6 +80,11 @@ class StorageDown:
 
 
 @dataclass(frozen=True)
+class ScratchFull:
+    pass
+
+
+@dataclass(frozen=True)
 class Died:
     exit_code: int
     """Negative: the number of the signal."""
@@ -96,7 +102,16 @@ class Died:
 
 
 Ending = (
-    Cancelled | Finished | DeadlineExceeded | Paused | Drained | TooLarge | OutOfMemory | StorageDown | Died
+    Cancelled
+    | Finished
+    | DeadlineExceeded
+    | Paused
+    | Drained
+    | TooLarge
+    | OutOfMemory
+    | StorageDown
+    | ScratchFull
+    | Died
 )
 
 
@@ -152,5 +167,6 @@ _REASONS: dict[type[Ending], ExitReason] = {
     Drained: ExitReason.DRAINED,
     DeadlineExceeded: ExitReason.DEADLINE,
     StorageDown: ExitReason.STORAGE_DOWN,
+    ScratchFull: ExitReason.SCRATCH_FULL,
     TooLarge: ExitReason.TOO_LARGE,
 }

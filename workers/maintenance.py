@@ -69,6 +69,10 @@ class Maintenance:
         self._metrics = metrics or WorkerMetrics()
         self._tracer = tracer or Tracer()
 
+    def now(self) -> float:
+        """What time a step should take it for: leases were granted by the database's clock."""
+        return self._database.now()
+
     def publish(self, now: float) -> int:
         """Send what waits in the outbox; the number sent. Raises what `send` raises, after marking what
         was sent before."""
@@ -196,7 +200,7 @@ class MaintenanceLoop:
 
     def _attempt(self, name: str, step: Callable[[float], object]) -> None:
         try:
-            step(time.time())
+            step(self._maintenance.now())
         except Exception as error:
             # Whatever it is, the other steps and later rounds must go on.
             if name not in self._failing:

@@ -21,6 +21,7 @@ from workers.endings import (
     Finished,
     OutOfMemory,
     Paused,
+    ScratchFull,
     StorageDown,
     TooLarge,
 )
@@ -32,7 +33,7 @@ LEASE_LOST = "lease_lost"
 GATE_FAILED = "safety_gate_failed"
 OUTCOMES = (
     *("succeeded", "failed", GATE_FAILED, "cancelled", "paused", "drained", "deadline_exceeded"),
-    *("out_of_memory", "too_large", "storage_down", "died", LEASE_LOST),
+    *("out_of_memory", "too_large", "storage_down", "scratch_full", "died", LEASE_LOST),
 )
 """What can become of one child process."""
 REAP_REASONS = ("lease_expired", "attempts_exhausted", "cancel_requested", "pause_requested")
@@ -47,6 +48,7 @@ _OUTCOME_OF: dict[type[Ending], str] = {
     OutOfMemory: "out_of_memory",
     TooLarge: "too_large",
     StorageDown: "storage_down",
+    ScratchFull: "scratch_full",
     Died: "died",
 }
 

@@ -143,7 +143,7 @@ def write_order(order: Order, path: Path) -> None:
 
 
 def log_fields(order: Order) -> dict[str, str | int | None]:
-    """The same as the supervisor's `log_context`, and who writes."""
+    """The same as `order_from_job.log_context`, and who writes."""
     return {
         "job_id": order.job_id,
         "attempt": order.attempt,

@@ -76,3 +76,15 @@ def _wandb(job: Job, mode: str, folder: Path) -> WandbOrder | None:
 def _file(session: Session, file_id: str) -> FileOrder:
     file = session.get_one(File, file_id)
     return FileOrder(id=file.id, storage_key=file.storage_key, sha256=file.sha256)
+
+
+def log_context(claim: Claim) -> dict[str, str | int]:
+    """What every line about an attempt says, of the worker and of its child."""
+    context: dict[str, str | int] = {
+        "job_id": claim.job_id,
+        "attempt": claim.attempt,
+        "fencing_number": claim.fencing_number,
+        "worker": claim.owner,
+    }
+    # Of the request that created the job: its line in the API's log has the same.
+    return context if claim.request_id is None else {**context, "request_id": claim.request_id}

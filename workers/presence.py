@@ -84,7 +84,7 @@ class Presence:
                 host=self._host,
                 pid=self._pid,
                 started_at=self._started_at,
-                heartbeat_at=time.time(),
+                heartbeat_at=self._database.now(),
                 state=WorkerState.STOPPING if self._shutdown.is_set() else state,
                 job_id=job_id,
                 device_kind=reading.kind,
@@ -116,6 +116,6 @@ class Presence:
         self._thread.join(timeout=60)
         try:
             with self._database.transaction() as session:
-                presence.leave(session, self._worker_id, now=time.time())
+                presence.leave(session, self._worker_id, now=self._database.now())
         except Exception as failure:
             log.warning("the worker's row says that it is still there", error=str(failure))

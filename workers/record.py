@@ -5,7 +5,6 @@ All of them raise LeaseLostError once another worker owns the job or it was ende
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +36,7 @@ from workers.endings import (
     Finished,
     OutOfMemory,
     Paused,
+    ScratchFull,
     StorageDown,
     TooLarge,
     exit_of,
@@ -90,7 +90,7 @@ class JobRecord:
 
     def heartbeat(self, progress: ProgressMade | None = None) -> StopRequest | None:
         """Extend the lease; what the job's owner asked for."""
-        now = time.time()
+        now = self._database.now()
         with self._database.transaction() as session:
             asked = lease.heartbeat(session, self._claim, ttl_seconds=self._ttl_seconds, now=now)
             if progress is not None:
@@ -120,7 +120,7 @@ class JobRecord:
 
     def apply(self, message: AnyMessage) -> None:
         """Write what the child said. Verdicts wait for `conclude`: the process must be gone first."""
-        now = time.time()
+        now = self._database.now()
         unneeded: list[str] = []
         with self._database.transaction() as session:
             # An event alone carries no number; renewing the lease does.
@@ -188,7 +188,7 @@ class JobRecord:
 
     def conclude(self, ending: Ending, *, log_tail: str, result_files: Sequence[ResultFile] = ()) -> bool:
         """Write how the attempt ended; True if the job is over with that, False if it waits again."""
-        now = time.time()
+        now = self._database.now()
         claim = self._claim
         with self._database.transaction() as session:
             # Locked: a cancel that arrives now must come either before this decision or too late.
@@ -249,7 +249,7 @@ class JobRecord:
                     verdict = Failed(code="out_of_memory", message=text)
                     self._fail(session, stage, verdict, log_tail=log_tail, now=now)
                 # Kept paused by `hand_back`; or queued, if it was resumed while it stopped.
-                case Paused() | Drained() | TooLarge():
+                case Paused() | Drained() | TooLarge() | ScratchFull():
                     reason = _RETURNED[type(ending)]
                     lease.hand_back(
                         session, claim, reason=reason, now=now, count_attempt=False, progress=None
@@ -291,6 +291,7 @@ _RETURNED: dict[type[Ending], str] = {
     Paused: "it was resumed",
     Drained: "its worker is shutting down",
     TooLarge: "it needs a worker with more memory",
+    ScratchFull: "the disk of its worker is full",
 }
 
 
@@ -299,4 +300,4 @@ def ring_again(database: Database, job_id: str) -> None:
     with database.transaction() as session:
         queued = session.scalar(select(Job.status).where(Job.id == job_id)) == Status.QUEUED.value
         if queued:
-            outbox.enqueue(session, job_id, now=time.time())
+            outbox.enqueue(session, job_id, now=database.now())

@@ -12,7 +12,6 @@ from __future__ import annotations
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,20 +31,22 @@ from service.scheduling.workers import kind_from_settings
 from service.settings import Settings
 from service.storage import Storage, StorageUnavailableError
 from service.tracing import Tracer
+from workers import database_outage
 from workers.child import WANDB_NAMES, ChildProcess
 from workers.child_log import ChildLog, log_tail
-from workers.endings import Ending, Finished, OutOfMemory, StorageDown
+from workers.endings import Died, Ending, Finished, OutOfMemory, ScratchFull, StorageDown
 from workers.measured import MeasuredRecord
 from workers.messages import Noted, Published
 from workers.metrics import LEASE_LOST, WorkerMetrics
 from workers.order import Order, write_order
-from workers.order_from_job import order_from_job
+from workers.order_from_job import log_context, order_from_job
 from workers.presence import Presence
 from workers.record import ring_again
 from workers.result_page import result_page
+from workers.scratch_space import ScratchSpace, says_full
 from workers.storage_outage import StorageOutage
 from workers.sweep import sweep_job
-from workers.watch import DATABASE_OUTAGE, Limits, Watch
+from workers.watch import Limits, Watch
 
 log = structlog.get_logger(__name__)
 
@@ -55,18 +56,6 @@ ChildCommand = Callable[[Path, int], list[str]]
 
 def runner_command(order: Path, descriptor: int) -> list[str]:
     return [sys.executable, "-m", "workers.runner", str(order), str(descriptor)]
-
-
-def log_context(claim: Claim) -> dict[str, str | int]:
-    """What every line about an attempt says, of the worker and of its child."""
-    context: dict[str, str | int] = {
-        "job_id": claim.job_id,
-        "attempt": claim.attempt,
-        "fencing_number": claim.fencing_number,
-        "worker": claim.owner,
-    }
-    # Of the request that created the job: its line in the API's log has the same.
-    return context if claim.request_id is None else {**context, "request_id": claim.request_id}
 
 
 def limits_from_settings(settings: Settings) -> Limits:
@@ -102,6 +91,7 @@ class Supervisor:
         self._tracer = tracer or Tracer()
         self._presence = presence
         self._outage = StorageOutage(storage, shutdown)
+        self._scratch_space = ScratchSpace(work_dir, shutdown)
 
     def answer(self, rung_for: str, traceparent: str | None = None) -> None:
         """A doorbell rang, for the job of this id: do what is to be done, job after job, until nothing is
@@ -116,9 +106,11 @@ class Supervisor:
         """Work on the job whose turn it is until it ended or is back in the queue; False if there is none.
         Doorbells ring more than once."""
         self._outage.wait()  # no job is taken that could not get at its files
+        self._scratch_space.wait()
         if self._shutdown.is_set():
             return False
-        claim = self._claim()
+        # Waited for: the bell that rang would be lost otherwise.
+        claim = database_outage.until(self._shutdown, self._claim, what="for a claim")
         if claim is None:
             log.info("nothing to claim")
             return False
@@ -140,7 +132,6 @@ class Supervisor:
         job_id = claim.job_id
         log.info("claimed", stage=claim.stage.value)
         scratch = self._work_dir / f"{job_id}-{claim.fencing_number}"
-        scratch.mkdir(parents=True, mode=0o700)
         try:
             over = self._work(claim, scratch)
         except LeaseLostError as error:
@@ -156,7 +147,9 @@ class Supervisor:
     def _sweep(self, job_id: str) -> None:
         ttl_seconds = self._settings.kept_adapter_ttl_seconds
         try:
-            sweep_job(self._database, self._storage, job_id, kept_ttl_seconds=ttl_seconds, now=time.time())
+            sweep_job(
+                self._database, self._storage, job_id, kept_ttl_seconds=ttl_seconds, now=self._database.now()
+            )
         except StorageUnavailableError as error:
             # The maintenance loop does it later.
             log.warning("private objects not deleted yet", job_id=job_id, error=str(error))
@@ -168,7 +161,7 @@ class Supervisor:
             owner=self._owner,
             ttl_seconds=self._limits.lease_ttl_seconds,
             max_attempts=self._limits.max_attempts,
-            now=time.time(),
+            now=self._database.now(),
             default_quota=default_quota(self._settings),
         )
 
@@ -189,7 +182,7 @@ class Supervisor:
             kept_checkpoints=self._settings.kept_checkpoints,
             storage=self._storage,
         )
-        ending, tail = self._watch_child(order, record)
+        ending, tail = self._run_child(order, record)
         if isinstance(ending, OutOfMemory):
             record.end_child("out_of_memory")
             record.apply(Noted(text="Out of memory: trying again with half the tokens at once", level="warn"))
@@ -197,10 +190,18 @@ class Supervisor:
             order = msgspec.structs.replace(
                 self._order(claim, scratch), model_id=order.model_id, micro_batch_divisor=2
             )
-            ending, tail = self._watch_child(order, record)
+            ending, tail = self._run_child(order, record)
         return self._conclude(record, claim.job_id, ending, tail)
 
     def _order(self, claim: Claim, scratch: Path) -> Order:
+        """Raises LeaseLostError where the database does not answer for as long as the lease lasts."""
+        return database_outage.within_lease(
+            lambda: self._read_order(claim, scratch),
+            lease_ttl_seconds=self._limits.lease_ttl_seconds,
+            what="for the order",
+        )
+
+    def _read_order(self, claim: Claim, scratch: Path) -> Order:
         with self._database.snapshot() as session:
             return order_from_job(
                 session,
@@ -220,8 +221,23 @@ class Supervisor:
         offline = self._settings.wandb_mode_of_jobs == "offline"
         return Path(self._settings.work_dir) / "wandb" if offline else scratch
 
+    def _run_child(self, order: Order, record: MeasuredRecord) -> tuple[Ending, str]:
+        """As `_watch_child`. A disk that is full also without this job's files is not the job's fault."""
+        try:
+            ending, tail = self._watch_child(order, record)
+        except OSError as error:
+            if not says_full(error):
+                raise
+            log.error("cannot begin the job: no room for scratch files", error=str(error))
+            return ScratchFull(), ""
+        if isinstance(ending, Died) and self._scratch_space.is_full():
+            shutil.rmtree(order.scratch, ignore_errors=True)
+            ending = ScratchFull() if self._scratch_space.is_full() else ending
+        return ending, tail
+
     def _watch_child(self, order: Order, record: MeasuredRecord) -> tuple[Ending, str]:
         scratch = Path(order.scratch)
+        scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
         order_path = scratch / "order.json"
         write_order(order, order_path)
         order.stop_flag.unlink(missing_ok=True)
@@ -266,18 +282,17 @@ class Supervisor:
 
     def _conclude(self, record: MeasuredRecord, job_id: str, ending: Ending, log_tail: str) -> bool:
         """Write the ending, trying again for as long as the lease may last."""
-        give_up_at = time.monotonic() + self._limits.lease_ttl_seconds
-        while True:
-            try:
-                return self._write_ending(record, job_id, ending, log_tail)
-            except DATABASE_OUTAGE as error:
-                if time.monotonic() > give_up_at:
-                    raise LeaseLostError("the database did not answer") from error
-                log.warning("database does not answer; the ending is not written yet")
-                time.sleep(1.0)
-            except StorageUnavailableError as error:
-                # Only what a published job leaves beside its adapter goes to the storage here. The bytes of
-                # the stage are stored, but without them it has to be done again.
-                log.warning("storage does not answer; the job is handed back", error=str(error))
-                self._outage.note(failed=True)
-                ending = StorageDown()
+
+        def write() -> bool:
+            return self._write_ending(record, job_id, ending, log_tail)
+
+        ttl_seconds = self._limits.lease_ttl_seconds
+        try:
+            return database_outage.within_lease(write, lease_ttl_seconds=ttl_seconds, what="for the ending")
+        except StorageUnavailableError as error:
+            # Only what a published job leaves beside its adapter goes to the storage here. The bytes of
+            # the stage are stored, but without them it has to be done again.
+            log.warning("storage does not answer; the job is handed back", error=str(error))
+            self._outage.note(failed=True)
+            ending = StorageDown()
+            return database_outage.within_lease(write, lease_ttl_seconds=ttl_seconds, what="for the ending")

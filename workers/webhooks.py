@@ -151,7 +151,7 @@ class WebhookLoop:
         if places <= 0:
             return 0
         with self._database.snapshot() as session:
-            due = delivery.due(session, limit=places, now=time.time())
+            due = delivery.due(session, limit=places, now=self._database.now())
         num_begun = 0
         lease_seconds = self._sender.timeout_seconds + LEASE_MARGIN_SECONDS
         for delivery_id in due:
@@ -159,7 +159,9 @@ class WebhookLoop:
                 break
             # A transaction each: with several locks in one, two processes could wait for each other.
             with self._database.transaction() as session:
-                claim = delivery.claim(session, delivery_id, lease_seconds=lease_seconds, now=time.time())
+                claim = delivery.claim(
+                    session, delivery_id, lease_seconds=lease_seconds, now=self._database.now()
+                )
             if claim is None:
                 continue
             thread = threading.Thread(target=self._deliver, args=(claim,), name="webhook", daemon=True)
@@ -174,7 +176,7 @@ class WebhookLoop:
             outcome = self._sender.attempt(claim)
             self._metrics.webhook_attempted(status=outcome.status, error=outcome.error)
             with self._database.transaction() as session:
-                delivery.record_outcome(session, claim, outcome, now=time.time())
+                delivery.record_outcome(session, claim, outcome, now=self._database.now())
             if not outcome.succeeded:
                 log.info(
                     "webhook attempt failed",

@@ -46,6 +46,7 @@ _ENDINGS = {
     ExitReason.OUT_OF_MEMORY: "out of accelerator memory, also with half the tokens at once",
     ExitReason.TOO_LARGE: "too large for its worker; does not count as an attempt",
     ExitReason.STORAGE_DOWN: "the storage did not answer; does not count as an attempt",
+    ExitReason.SCRATCH_FULL: "its worker's disk was full; does not count as an attempt",
     ExitReason.LOST_LEASE: "its worker stopped answering and lost the job",
 }
 

@@ -36,6 +36,8 @@ class ExitReason(StrEnum):
     """It needs more memory than its worker declares; a larger one takes it."""
     STORAGE_DOWN = "storage_down"
     """The storage did not answer; it goes on when it does."""
+    SCRATCH_FULL = "scratch_full"
+    """The disk of its worker had no room left; it goes on elsewhere, or when there is room."""
     DIED = "died"
     """By a signal or an unexpected error: `exit_code` says which."""
     LOST_LEASE = "lost_lease"

@@ -47,7 +47,7 @@ def attempts(found: Samples) -> dict[str, float]:
 def test_every_outcome_is_there_from_the_start(metrics: WorkerMetrics) -> None:
     """Else the first failure of its kind would be no increase."""
     found = samples(metrics.registry)
-    assert [f'ft_job_attempts_total{{outcome="{outcome}"}}' in found for outcome in OUTCOMES] == [True] * 12
+    assert [f'ft_job_attempts_total{{outcome="{outcome}"}}' in found for outcome in OUTCOMES] == [True] * 13
     assert found['ft_reaped_total{reason="attempts_exhausted"}'] == 0
     assert found["ft_train_tokens_total"] == 0
 
