@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from sqlalchemy import func, inspect, select, update
+from sqlalchemy import Text, cast, func, inspect, select, text, update
 from sqlalchemy.exc import OperationalError
 
 from service.db import Database
@@ -33,10 +33,12 @@ def database_url(postgresql_url: str) -> str:
     return postgresql_url
 
 
-def queued(database: Database, tenant: Tenant, number: int = 1, **columns: Any) -> list[str]:
+def queued(
+    database: Database, tenant: Tenant, number: int = 1, first_at: float = NOW, **columns: Any
+) -> list[str]:
     with database.transaction() as session:
         return [
-            make_queued_job(session, tenant.project_id, created_at=NOW + i, **columns).id
+            make_queued_job(session, tenant.project_id, created_at=first_at + i, **columns).id
             for i in range(number)
         ]
 
@@ -101,16 +103,24 @@ def test_it_writes_what_the_parts_write(database: Database, tenant: Tenant, colu
     assert kept == ([12, 61] if columns else [1, 5, 11, 12])
 
 
+GATE = 20_260_000
+"""An advisory lock that nobody else takes."""
+
+
 class Slow:
-    """The statement, held up between what it sees and what it locks."""
+    """The statement, held up between what it sees and what it locks, until `result` is asked for."""
 
     def __init__(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         plain = policy.open_projects
+        self._gate = database.engine.connect()
+        self._gate.execute(select(cast(func.pg_advisory_xact_lock(GATE), Text)))
         with monkeypatch.context() as patch:
             patch.setattr(
                 policy,
                 "open_projects",
-                lambda *, sized: plain(sized=sized).where(func.pg_sleep(0.5).is_not(None)),
+                lambda *, sized: plain(sized=sized).where(
+                    cast(func.pg_advisory_xact_lock(GATE), Text).is_not(None)
+                ),
             )
             statement = claiming.claim_at_once.__wrapped__(sized=False)
         values = policy.turn_parameters(Kind(), default=Quota(), max_attempts=9)
@@ -123,11 +133,17 @@ class Slow:
 
         self._thread = threading.Thread(target=run)
         self._thread.start()
-        time.sleep(0.25)
+        with database.statements() as session:
+            while not session.scalar(_WAITS):
+                time.sleep(0.01)
 
     def result(self) -> Any:
-        self._thread.join(10)
+        self._gate.close()
+        self._thread.join(60)
         return self.row
+
+
+_WAITS = text(f"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {GATE} AND NOT granted")
 
 
 @pytest.mark.parametrize("meanwhile", ["a job comes", "the job goes", "nothing"])
@@ -137,7 +153,7 @@ def test_what_changed_meanwhile_is_noticed(
     (job_id,) = queued(database, tenant)
     slow = Slow(database, monkeypatch)
     if meanwhile == "a job comes":
-        queued(database, tenant)
+        queued(database, tenant, first_at=NOW + 5)
     elif meanwhile == "the job goes":
         with database.transaction() as session:
             cancel_job(session, project_id=tenant.project_id, job_id=job_id, now=NOW)
