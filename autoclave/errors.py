@@ -154,8 +154,8 @@ class SafetyGateError(AutoclaveError):
 
 
 class RankLostError(AutoclaveError):
-    """Of `size` processes that train together, `rank` is gone. `exit_code` as of a child process: negative is a
-    signal; None if nothing is known of it. Nothing is wrong with the run: it can go on from its checkpoint."""
+    """Of `size` processes that train together, `rank` is gone. `exit_code` as of a child process: negative is
+    a signal; None if nothing is known of it. The run itself is sound: it can go on from its checkpoint."""
 
     code: ClassVar[str] = "rank_lost"
 

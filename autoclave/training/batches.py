@@ -62,8 +62,8 @@ def step_batches(
 
 
 def shares(lengths: Sequence[int], num_shares: int) -> list[list[int]]:
-    """Cuts one step into `num_shares` lists of indices, ascending, with about as many tokens each: the longest
-    row that is left goes where there is least. Some are empty if there are fewer rows."""
+    """Cuts one step into `num_shares` lists of indices, ascending, with about as many tokens each: the
+    longest row that is left goes where there is least. Some are empty if there are fewer rows."""
     parts: list[list[int]] = [[] for _ in range(num_shares)]
     tokens = [0] * num_shares
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):

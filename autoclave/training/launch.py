@@ -34,12 +34,12 @@ _LOUD_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing", "torch.di
 
 
 def run_ranks(function: Callable[..., Any], *arguments: Any, num_processes: int) -> Any:
-    """What `function(*arguments)` returns on rank 0 of `num_processes` new processes, all of which call it. It is
-    importable, and it, its arguments and its results can be pickled.
+    """What `function(*arguments)` returns on rank 0 of `num_processes` new processes, all of which call it.
+    The function is importable; it, its arguments and its result can be pickled.
 
     When a process raises or dies, the others are ended within seconds. Raises what the function raised on the
-    first rank that has a reason of its own, or RankLostError for a process that just ended. A signal that would
-    end this process ends the others first.
+    first rank that has a reason of its own, or RankLostError for a process that just ended. A signal that
+    would end this process ends the others first.
     """
     with tempfile.TemporaryDirectory(prefix="autoclave-ranks-") as name, _as_before(), _quiet_launcher():
         folder = Path(name)

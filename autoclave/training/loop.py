@@ -87,10 +87,9 @@ def finetune(
     store holds, if any; a resumed run ends with the same bits (float32, CPU) as an unbroken one.
     `micro_batch_tokens` may differ between attempts, at the cost of the last bits.
 
-    With several `ranks` every one of them calls this with the same arguments, and gets the same result and the
-    same weights: those of one process but for last bits, and for what dropout draws. `checkpoint` and
-    `on_progress` are rank 0's; the others' are not used. What one rank raises ends all of them
-    (OtherRankError on the others). The number of ranks may differ between attempts, like the micro-batches.
+    With several `ranks` each calls this with the same arguments and gets the same result and weights: those
+    of one process but for last bits and dropout. Rank 0 alone uses `checkpoint` and `on_progress`. What one
+    raises ends all (OtherRankError on the others). Their number may differ between attempts.
 
     Raises NonFiniteLossError before the step that would have used a NaN or infinite loss or gradient,
     InputError for no examples, early stopping without validation examples, or another run's checkpoint,
@@ -169,15 +168,7 @@ class _Run:
         self.objective.begin(training)
         self.total_steps = self.objective.total_steps
         self.validation_examples = [up_to_last_trained(example) for example in validation]
-        self.validation: Validation | None = None
-        if validation:
-            self.validation = Validation(
-                self.validation_examples,
-                early_stopping=spec.early_stopping,
-                batch_tokens=spec.micro_batch_tokens,
-                device=device,
-                ranks=ranks,
-            )
+        self.validation = Validation.of(self.validation_examples, spec, device, ranks) if validation else None
         self.step = 0
         self.losses: list[float] = []
         self.accuracy: float | None = None

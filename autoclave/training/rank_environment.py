@@ -1,4 +1,4 @@
-"""What `torchrun` tells the processes it starts. Torch-free, so that commands can look before they load it."""
+"""What `torchrun` tells the processes it starts. Torch-free: commands look before they load anything."""
 
 from __future__ import annotations
 
@@ -29,4 +29,6 @@ def refuse_several_processes(what: str) -> None:
     """Raises InputError under torchrun: each process would do all of it, and write to one place."""
     size = size_of(os.environ)
     if size > 1:
-        raise InputError(f"{what} runs in one process, and torchrun started {size}. Start it without torchrun.")
+        raise InputError(
+            f"{what} runs in one process, and torchrun started {size}. Start it without torchrun."
+        )

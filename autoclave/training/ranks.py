@@ -26,13 +26,13 @@ from autoclave.training.checkpoint import TrainState
 from autoclave.training.rank_environment import STORE_FILE, local_rank_of, rank_of, size_of
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for the others. A rank that dies is noticed at once (its connections break, and whoever
-started it ends the others); this is for one that hangs, and must outlast the slowest upload of a checkpoint."""
+"""How long a rank waits for the others. One that dies is noticed at once (its connections break, and whoever
+started it ends the others); this is for one that hangs, and outlasts the slowest upload of a checkpoint."""
 
 
 class Ranks:
-    """This process among those of its run. `device` is this rank's own. One of size 1 does nothing anywhere, so
-    that a run in one process is computed as if there were none of this."""
+    """This process among those of its run. `device` is this rank's own. With size 1 nothing here does
+    anything: a run in one process is computed as if there were none of this."""
 
     def __init__(self, rank: int = 0, size: int = 1, *, device: str = "cpu") -> None:
         assert 0 <= rank < size, (rank, size)
@@ -74,7 +74,8 @@ class Ranks:
         bucket = torch.cat([part.reshape(-1) for part in parts] + [figures])  # (G + N,)
         with _broken_connections():
             dist.all_reduce(bucket)
-        *sums, figures = bucket.split([part.numel() for part in parts] + [len(figures)])
+        sizes = [part.numel() for part in parts] + [len(figures)]
+        *sums, figures = torch.split(bucket, sizes)
         for parameter, flat in zip(parameters, sums, strict=True):
             parameter.grad = flat.view_as(parameter).to(parameter.dtype)
         return figures
@@ -165,7 +166,7 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
         if "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
     store = os.environ.get(STORE_FILE)
-    where: dict[str, Any] = {} if store is None else {"store": dist.FileStore(store, size)}
+    where: dict[str, Any] = {} if store is None else {"store": dist.FileStore(store, size)}  # type: ignore[attr-defined]
     with _broken_connections():
         dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT, **where)
     yield Ranks(rank, size, device=device)
@@ -179,8 +180,8 @@ def _own_gpu(device: str, local_rank: int, local_size: int) -> str:
     num_gpus = torch.cuda.device_count()
     if local_size > num_gpus:
         raise InputError(
-            f"{local_size} processes need as many GPUs, and {num_gpus} are visible. Start fewer processes, or "
-            "give the device cpu."
+            f"{local_size} processes need as many GPUs, and {num_gpus} are visible. Start fewer processes, "
+            "or give the device cpu."
         )
     return f"cuda:{local_rank}"
 

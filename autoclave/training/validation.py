@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autoclave.data.tokens import Example, collate, length_batches
 from autoclave.errors import InputError, NonFiniteLossError
-from autoclave.spec import EarlyStopping
+from autoclave.spec import EarlyStopping, TrainSpec
 from autoclave.training.loss import causal_loss
 from autoclave.training.ranks import ALONE, Ranks
 
@@ -77,6 +77,19 @@ class Validation:
         self.evaluations: Evaluations = []
         self.best: dict[str, Tensor] = {}
 
+    @classmethod
+    def of(
+        cls, examples: Sequence[Example], spec: TrainSpec, device: torch.device, ranks: Ranks
+    ) -> Validation:
+        """Of a run with this spec."""
+        return cls(
+            examples,
+            early_stopping=spec.early_stopping,
+            batch_tokens=spec.micro_batch_tokens,
+            device=device,
+            ranks=ranks,
+        )
+
     @property
     def stop(self) -> bool:
         return self._early_stopping is not None and should_stop(self.evaluations, self._early_stopping)
@@ -118,7 +131,7 @@ def measured(
     batch_tokens: int,
     ranks: Ranks = ALONE,
 ) -> Measured:
-    """Over all trained tokens of the examples, with the model as it is; the passes are shared by the ranks."""
+    """Over all trained tokens of the examples, with the model as it is; the ranks share the passes."""
     total, num_tokens, num_right = 0.0, 0.0, 0.0
     batches = list(length_batches([len(example) for example in examples], batch_tokens))
     with ranks.together():
