@@ -157,7 +157,8 @@ def test_the_memory_of_a_machine_holds_all_of_them(
 
 
 def test_a_lost_process_is_no_verdict(bench: PipelineBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lose(*_: Any) -> None:
+    def lose(attempt: Attempt) -> None:
+        attempt.reporter.close()
         raise RankLostError(1, 2, -9)
 
     monkeypatch.setattr(runner, "run_pipeline", lose)
@@ -168,7 +169,6 @@ def test_a_lost_process_is_no_verdict(bench: PipelineBench, monkeypatch: pytest.
     write_order(order, path)
     reading, writing = os.pipe()
     assert runner.main(path, writing) == RANK_LOST_EXIT
-    os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         assert pipe.read() == b""
 
