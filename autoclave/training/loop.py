@@ -87,9 +87,8 @@ def finetune(
     store holds, if any; a resumed run ends with the same bits (float32, CPU) as an unbroken one.
     `micro_batch_tokens` may differ between attempts, at the cost of the last bits.
 
-    With several `ranks` each calls this with the same arguments and gets the same result and weights: those
-    of one process but for last bits and dropout. Rank 0 alone uses `checkpoint` and `on_progress`. What one
-    raises ends all (OtherRankError on the others). Their number may differ between attempts.
+    Several `ranks` call this alike and get what one process gets, but for last bits and dropout. Only rank 0
+    uses `checkpoint` and `on_progress`. What one raises ends all. Their number may differ between attempts.
 
     Raises NonFiniteLossError before the step that would have used a NaN or infinite loss or gradient,
     InputError for no examples, early stopping without validation examples, or another run's checkpoint,
