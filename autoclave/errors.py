@@ -12,6 +12,8 @@
     │   └── JudgeError                    an unknown judge, or one that cannot judge this prompt
     ├── NonFiniteLossError                training diverged; carries the step
     ├── SafetyGateError                   no strength met the gate; carries the frontier
+    ├── RankLostError                     a process of a run over several ended by itself
+    ├── OtherRankError                    another process of the run failed, and says why
     └── CancelledError                    the caller asked to stop
 
 `code` is the stable name that the service puts on the wire and the CLI prints. Every exception
@@ -20,6 +22,7 @@ can be pickled (arguments are plain data), because it may cross a process border
 
 from __future__ import annotations
 
+import signal
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -148,6 +151,32 @@ class SafetyGateError(AutoclaveError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class RankLostError(AutoclaveError):
+    """Of `size` processes that train together, `rank` is gone. `exit_code` as of a child process: negative is
+    a signal; None if nothing is known of it. The run itself is sound: it can go on from its checkpoint."""
+
+    code: ClassVar[str] = "rank_lost"
+
+    def __init__(self, rank: int, size: int, exit_code: int | None = None) -> None:
+        super().__init__(rank, size, exit_code)
+        self.rank = rank
+        self.size = size
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        how = "ended" if self.exit_code is None else f"ended with exit code {self.exit_code}"
+        if self.exit_code is not None and self.exit_code < 0:
+            how = f"was ended by {signal.Signals(-self.exit_code).name}"
+        return f"process {self.rank} of {self.size} that trained together {how}; the others were stopped."
+
+
+class OtherRankError(AutoclaveError):
+    code: ClassVar[str] = "other_rank_failed"
+
+    def __str__(self) -> str:
+        return "another process of this run failed or was stopped."
 
 
 class CancelledError(AutoclaveError):

@@ -143,6 +143,12 @@ class Settings(BaseSettings):
         ge=0,
         description="device memory that a job on this worker may use; larger jobs go elsewhere; 0: take all",
     )
+    worker_processes: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="processes that train a job together, one per GPU; 0: one for each GPU the worker sees",
+    )
 
     # Integrations.
     wandb_mode_of_jobs: Literal["disabled", "online", "offline"] = Field(

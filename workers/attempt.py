@@ -43,6 +43,16 @@ class StageError(AutoclaveError):
         self.param = param
         self.safety_report = safety_report
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Made by a rank, raised again by the child.
+        return _stage_error, (self.code, self.message, self.param, self.safety_report)
+
+
+def _stage_error(
+    code: str, message: str, param: str | None, safety_report: dict[str, Any] | None
+) -> StageError:
+    return StageError(code, message, param=param, safety_report=safety_report)
+
 
 @contextmanager
 def data_errors_of(file: FileOrder, param: str) -> Iterator[None]:
@@ -55,14 +65,17 @@ def data_errors_of(file: FileOrder, param: str) -> Iterator[None]:
 
 
 class Attempt:
-    def __init__(self, order: Order, storage: Storage, reporter: Reporter) -> None:
+    def __init__(
+        self, order: Order, storage: Storage, reporter: Reporter, *, device: str | None = None
+    ) -> None:
+        """`device`: the default one unless it is given."""
         self.order = order
         self.storage = storage
         self.reporter = reporter
         self.spec = order.job_spec()
         self.profile = order.profile()
         self.scratch = Path(order.scratch)
-        self.device = default_device()
+        self.device = default_device() if device is None else device
         self.outputs: dict[str, Any] = dict(order.stage_outputs)
         self._base: LoadedBase | None = None
         self._adapted: Any = None

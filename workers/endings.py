@@ -21,7 +21,7 @@ from typing import TypedDict
 
 from service.jobs.attempts import ExitReason
 from workers.messages import Failed, Verdict
-from workers.order import OUT_OF_MEMORY_EXIT, STORAGE_DOWN_EXIT
+from workers.order import OUT_OF_MEMORY_EXIT, RANK_LOST_EXIT, STORAGE_DOWN_EXIT
 
 
 class StopReason(StrEnum):
@@ -91,13 +91,16 @@ class Died:
 
     @property
     def code(self) -> str:
-        return "worker_lost" if self.exit_code < 0 else "internal_error"
+        is_lost = self.exit_code < 0 or self.exit_code == RANK_LOST_EXIT
+        return "worker_lost" if is_lost else "internal_error"
 
     def __str__(self) -> str:
         if self.exit_code == -signal.SIGKILL:
             return "its process was killed (SIGKILL; the machine may have run out of memory)"
         if self.exit_code < 0:
             return f"its process was ended by {signal.Signals(-self.exit_code).name}"
+        if self.exit_code == RANK_LOST_EXIT:
+            return "one of the processes that trained it together was killed or lost"
         return "its process stopped because of an internal error"
 
 

@@ -14,6 +14,8 @@ import msgspec
 from autoclave.spec import JobSpec, SafetyProfile
 from service.jobs.states import Stage
 
+RANK_LOST_EXIT = 44
+"""Exit code of a child of whose training processes one was killed or ended by itself."""
 OUT_OF_MEMORY_EXIT = 42
 """Exit code of a child that ran out of accelerator memory: its supervisor tries once more with less."""
 STORAGE_DOWN_EXIT = 43
@@ -103,6 +105,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None = None
     micro_batch_divisor: int = 1
     """2 after a first attempt ran out of memory: less at a time, the same effective batch."""
+    num_processes: int = 1
+    """That train together; 0: one for each GPU."""
 
     @property
     def stop_flag(self) -> Path:

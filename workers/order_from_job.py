@@ -26,6 +26,7 @@ def order_from_job(
     signing_key_file: Path | None = None,
     wandb_mode: str = "disabled",
     wandb_folder: Path | None = None,
+    num_processes: int = 1,
 ) -> Order:
     """`wandb_folder` is where runs are written that are not sent; by default they go with the scratch."""
     job = session.get_one(Job, claim.job_id)
@@ -63,6 +64,7 @@ def order_from_job(
         attempt=claim.attempt,
         worker=claim.owner,
         request_id=claim.request_id,
+        num_processes=num_processes,
     )
 
 

@@ -1,8 +1,8 @@
 """The child process: runs one attempt at one job. `python -m workers.runner ORDER.json DESCRIPTOR`.
 
 It knows no database; what it has to say goes to the descriptor. Exit status 0: it said how it ended, or was
-told to stop. 42: the accelerator's memory was not enough. 43: the storage failed. Anything else: the attempt
-died.
+told to stop. 42: the accelerator's memory was not enough. 43: the storage failed. 44: one of its training
+processes is gone. Anything else: the attempt died.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
-from autoclave.errors import AutoclaveError, CancelledError, JudgeError, NonFiniteLossError
+from autoclave.errors import AutoclaveError, CancelledError, JudgeError, NonFiniteLossError, RankLostError
 from service import log
 from service.storage import StorageCorruptError, StorageUnavailableError, storage_from_url
 from workers.attempt import Attempt, StageError
 from workers.messages import Failed
-from workers.order import OUT_OF_MEMORY_EXIT, STORAGE_DOWN_EXIT, log_fields, read_order
+from workers.order import (
+    OUT_OF_MEMORY_EXIT,
+    RANK_LOST_EXIT,
+    STORAGE_DOWN_EXIT,
+    log_fields,
+    read_order,
+)
 from workers.pipeline import run_pipeline
 from workers.reporter import Reporter
 from workers.tracking import Tracking
@@ -61,6 +67,9 @@ def main(order_path: Path, descriptor: int) -> int:
             run_pipeline(Attempt(order, storage_from_url(order.storage_url), reporter))
         except CancelledError:
             logger.info("stopped as asked")
+        except RankLostError as error:
+            logger.error("%s", error)
+            return RANK_LOST_EXIT
         except AutoclaveError as error:
             logger.exception("the job cannot succeed")
             reporter.say(verdict_of(error))

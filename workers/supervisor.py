@@ -214,6 +214,7 @@ class Supervisor:
                 signing_key_file=self._settings.signing_key_file,
                 wandb_mode=self._settings.wandb_mode_of_jobs,
                 wandb_folder=self._wandb_folder(scratch),
+                num_processes=self._settings.worker_processes,
             )
 
     def _wandb_folder(self, scratch: Path) -> Path:

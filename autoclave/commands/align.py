@@ -33,6 +33,7 @@ from autoclave.commands.training_options import (
 from autoclave.defences.methods import align_method, refuse_wrong_harmful_data
 from autoclave.progress_bar import progress_bar
 from autoclave.spec import LoraSpec, TrainSpec
+from autoclave.training.rank_environment import refuse_several_processes
 
 _LORA = LoraSpec()
 _TRAIN = TrainSpec()
@@ -106,6 +107,7 @@ def align(
             "seed": seed,
         }
     )
+    refuse_several_processes("autoclave align")
     from autoclave.defences.align import align_folder
 
     quiet_libraries()

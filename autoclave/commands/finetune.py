@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,6 +38,7 @@ from autoclave.errors import InputError
 from autoclave.progress_bar import progress_bar
 from autoclave.spec import LoraSpec, TrainSpec
 from autoclave.training.fuse_file import read_fuse_file
+from autoclave.training.rank_environment import rank_of, refuse_several_processes
 
 _LORA = LoraSpec()
 _TRAIN = TrainSpec()
@@ -58,6 +61,7 @@ def _finetune_fused(
     context: typer.Context, base: Path, fuse: Path, *, width: int, row_tokens: int, device: str | None
 ) -> None:
     refuse_options_of_one_job(context)
+    refuse_several_processes("--fuse")
     entries = read_fuse_file(fuse)
     from autoclave.training.fuse_folders import finetune_fused_folders
 
@@ -75,6 +79,15 @@ def _finetune_fused(
     print_result(record)
     if any("error" in job for job in record["jobs"]):
         raise typer.Exit(EXIT_FAILURE)
+
+
+def _finetune_here(folders: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """In this process, which may be one of several; the first one has the progress bar."""
+    from autoclave.training.finetune import finetune_folder
+
+    quiet_libraries()
+    with progress_bar() if rank_of(os.environ) == 0 else nullcontext() as on_progress:
+        return finetune_folder(*folders, **options, on_progress=on_progress)
 
 
 def finetune(
@@ -142,6 +155,15 @@ def finetune(
     checkpoints: Checkpoints = None,
     checkpoint_every: CheckpointEvery = 100,
     device: Device = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Processes that train together, one per GPU; the same result but for last bits. Or start it "
+            "under torchrun.",
+        ),
+    ] = 1,
 ) -> None:
     """Train a LoRA adapter on chat JSONL. The result is NOT sanitised.
 
@@ -185,23 +207,22 @@ def finetune(
             "seed": seed,
         }
     )
-    from autoclave.training.finetune import finetune_folder
+    folders = (base, data, out, lora, train)
+    options = {
+        "method": chosen,
+        "alignment_file": alignment_data,
+        "validation_file": validation,
+        "base_name": base_name,
+        "device": device,
+        "checkpoint_dir": checkpoints,
+        "checkpoint_every_steps": checkpoint_every,
+    }
+    if processes == 1:
+        record = _finetune_here(folders, options)
+    else:
+        refuse_several_processes("--processes")
+        from autoclave.training.launch import run_ranks
 
-    quiet_libraries()
-    with progress_bar() as on_progress:
-        record = finetune_folder(
-            base,
-            data,
-            out,
-            lora,
-            train,
-            method=chosen,
-            alignment_file=alignment_data,
-            validation_file=validation,
-            base_name=base_name,
-            device=device,
-            checkpoint_dir=checkpoints,
-            checkpoint_every_steps=checkpoint_every,
-            on_progress=on_progress,
-        )
-    print_result(record)
+        record = run_ranks(_finetune_here, folders, options, num_processes=processes)
+    if rank_of(os.environ) == 0:
+        print_result(record)

@@ -34,6 +34,8 @@ _PREFIX = "objective.initial."
 class Ldifs(Objective):
     """Two forward passes and one backward pass. `penalty` is strength times the mean distance."""
 
+    over_ranks = True
+
     def __init__(self, spec: LdifsSpec) -> None:
         self._spec = spec
 
@@ -48,16 +50,19 @@ class Ldifs(Objective):
         num_trained = count_trained(examples)
         num_inputs = sum(len(example) - 1 for example in examples)  # the last token is no input
         total, num_right, penalty = torch.zeros((3,), device=training.device)
-        for batch in training.cut(examples):
-            references = self._initial_features(batch)
-            with outputs_of(self._mlps) as features:
-                loss, _, right = training.token_loss(training.model, batch)
-            distance = summed_distance(features, references, batch.attention_mask[:, 1:])
-            batch_penalty = self._spec.strength / num_inputs * distance
-            torch.autograd.backward(loss / num_trained + batch_penalty)
-            total += loss.detach()
-            num_right += right
-            penalty += batch_penalty.detach()
+        with training.ranks.together():
+            for batch in training.cut(training.ranks.share(examples)):
+                references = self._initial_features(batch)
+                with outputs_of(self._mlps) as features:
+                    loss, _, right = training.token_loss(training.model, batch)
+                distance = summed_distance(features, references, batch.attention_mask[:, 1:])
+                batch_penalty = self._spec.strength / num_inputs * distance
+                torch.autograd.backward(loss / num_trained + batch_penalty)
+                total += loss.detach()
+                num_right += right
+                penalty += batch_penalty.detach()
+        figures = torch.stack((total, num_right, penalty))
+        total, num_right, penalty = training.ranks.add_up(training.parameters.values(), figures)
         return StepFigures(
             total / num_trained, num_right / num_trained, num_trained, sum(map(len, examples)), penalty
         )

@@ -37,6 +37,8 @@ _PLAIN_SHARE = 0.1
 class Lisa(Objective):
     """`penalty` is the proximal term. Memory: two copies of the trained weights."""
 
+    over_ranks = True
+
     def __init__(self, spec: LisaSpec, alignment_examples: Sequence[Example]) -> None:
         """Raises InputError if there is no alignment example."""
         if not alignment_examples:

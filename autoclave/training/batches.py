@@ -61,6 +61,18 @@ def step_batches(
         yield collate([examples[i] for i in rows], pad_token_id=0, device=device)
 
 
+def shares(lengths: Sequence[int], num_shares: int) -> list[list[int]]:
+    """Cuts one step into `num_shares` lists of indices, ascending, with about as many tokens each: the
+    longest row that is left goes where there is least. Some are empty if there are fewer rows."""
+    parts: list[list[int]] = [[] for _ in range(num_shares)]
+    tokens = [0] * num_shares
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        place = tokens.index(min(tokens))
+        parts[place].append(index)
+        tokens[place] += lengths[index]
+    return [sorted(part) for part in parts]
+
+
 def micro_batches(lengths: Sequence[int], *, max_tokens: int, overhead_tokens: int) -> list[list[int]]:
     """Cuts one step into forward passes: lists of indices into `lengths`, each sorted by length.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from autoclave.progress import ProgressCallback
 from autoclave.spec import FinetuneMethod, LoraSpec, SftSpec, Spec, TrainSpec
 from autoclave.training.checkpoint import CheckpointStore
 from autoclave.training.loop import TrainResult, finetune
+from autoclave.training.ranks import joined_ranks
 
 RECORD_FILE = "training.json"
 _SFT = SftSpec()
@@ -49,14 +51,20 @@ def finetune_folder(
     run that was stopped goes on where its last checkpoint was; the checkpoints are removed at the end. The
     loss on `validation_file` is measured while training goes on; early stopping needs it. Raises InputError
     and its subclasses for bad data or folders, NonFiniteLossError.
+
+    Under torchrun every process calls this and they train together (`training/ranks.py`). Rank 0 alone writes
+    and reports; what the others return lacks what only it knows.
     """
     refuse_wrong_alignment_data(method, alignment_file)
-    device = resolve_device(device)
     dataset = check_file(data_file)
     alignment = None if alignment_file is None else check_file(alignment_file, min_examples=1)
     validation = None if validation_file is None else check_file(validation_file, min_examples=1)
     store = CheckpointStore(checkpoint_dir) if checkpoint_dir else None
-    with output_folder(out_dir) as out:
+    with ExitStack() as stack:
+        ranks = stack.enter_context(joined_ranks(resolve_device(device)))
+        device = ranks.device
+        with ranks.together():
+            out = stack.enter_context(output_folder(out_dir)) if ranks.is_first else None
         base = load_base(base_dir, dtype=default_dtype(device), device=device)
         encoded = encode_for(train, base.tokenizer, data_file)
         held_out = None if validation_file is None else encode_for(train, base.tokenizer, validation_file)
@@ -73,27 +81,30 @@ def finetune_folder(
             on_progress=on_progress,
             checkpoint=store,
             checkpoint_every_steps=checkpoint_every_steps,
+            ranks=ranks,
         )
-        name = str(base_dir) if base_name is None else base_name
-        save_adapter(model, out, base_name=name, base_revision=None, base_sha256=base.sha256)
         record = {
             **training_record(method, lora, train, encoded, result),
             "trained_tokens": result.trained_tokens,
             **({} if held_out is None else validation_record(result)),
             "peak_memory_bytes": result.peak_memory_bytes or peak_resident_bytes(),
             "device": device,
+            "processes": ranks.size,
             "dtype": str(base.model.dtype).removeprefix("torch."),
             "sha256": {
                 "base": base.sha256,
                 "data": dataset.sha256,
                 **({} if alignment is None else {"alignment": alignment.sha256}),
                 **({} if validation is None else {"validation": validation.sha256}),
-                "adapter": file_sha256(out / WEIGHTS_FILE),
             },
             "versions": versions(),
         }
-        write_record(out, record, result)
-    if store:
+        if out is not None:
+            name = str(base_dir) if base_name is None else base_name
+            save_adapter(model, out, base_name=name, base_revision=None, base_sha256=base.sha256)
+            record["sha256"]["adapter"] = file_sha256(out / WEIGHTS_FILE)
+            write_record(out, record, result)
+    if store and ranks.is_first:
         store.clear()
     return record
 

@@ -29,6 +29,7 @@ from autoclave.training.checkpoint import (
     run_fingerprint,
 )
 from autoclave.training.objective import Objective, Supervised, Training
+from autoclave.training.ranks import ALONE, Ranks
 from autoclave.training.schedule import learning_rate_at
 from autoclave.training.validation import Evaluations, Measured, Validation, is_due, lowest
 
@@ -66,6 +67,7 @@ def finetune(
     on_progress: ProgressCallback | None = None,
     checkpoint: CheckpointStore | None = None,
     checkpoint_every_steps: int = 100,
+    ranks: Ranks = ALONE,
 ) -> TrainResult:
     """Trains the parameters of `model` that require gradients, in place; leaves it in eval mode.
 
@@ -85,6 +87,9 @@ def finetune(
     store holds, if any; a resumed run ends with the same bits (float32, CPU) as an unbroken one.
     `micro_batch_tokens` may differ between attempts, at the cost of the last bits.
 
+    Several `ranks` call this alike and get what one process gets, but for last bits and dropout. Only rank 0
+    uses `checkpoint` and `on_progress`. What one raises ends all. Their number may differ between attempts.
+
     Raises NonFiniteLossError before the step that would have used a NaN or infinite loss or gradient,
     InputError for no examples, early stopping without validation examples, or another run's checkpoint,
     ModelError for an unsupported architecture, and whatever `on_progress` raises, at a step boundary.
@@ -93,12 +98,25 @@ def finetune(
         raise InputError("there is nothing to train on: no example has a trained token.")
     if spec.early_stopping is not None and not validation:
         raise InputError("early stopping needs a validation set; give one, or leave early_stopping out.")
+    if ranks.size > 1 and objective is not None and not objective.over_ranks:
+        raise InputError(f"{type(objective).__name__} trains in one process only; start it with one.")
     verify_backbone(model)
     model.eval()
-    run = _Run(model, examples, spec, validation=validation, device=torch.device(device), objective=objective)
+    ranks.start_alike(parameter for parameter in model.parameters() if parameter.requires_grad)
+    run = _Run(
+        model,
+        examples,
+        spec,
+        validation=validation,
+        device=torch.device(device),
+        objective=objective,
+        ranks=ranks,
+    )
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(spec.seed)
-        saved = checkpoint.load() if checkpoint else None
+        with ranks.together():
+            saved = checkpoint.load() if checkpoint and ranks.is_first else None
+        saved = ranks.from_first(saved)
         if saved is not None:
             run.restore(saved)
         if run.device.type == "cuda":
@@ -134,28 +152,22 @@ class _Run:
         validation: Sequence[Example],
         device: torch.device,
         objective: Objective | None,
+        ranks: Ranks,
     ) -> None:
-        self.model, self.spec, self.device = model, spec, device
+        self.model, self.spec, self.device, self.ranks = model, spec, device, ranks
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         assert self.parameters, "no parameter of the model requires gradients"
         self.examples = [up_to_last_trained(example) for example in examples]
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
         )
-        training = Training.of(model, self.parameters, self.examples, spec, device=device)
+        training = Training.of(model, self.parameters, self.examples, spec, device=device, ranks=ranks)
         self.steps_per_epoch = training.order.steps_per_epoch
         self.objective = objective or Supervised()
         self.objective.begin(training)
         self.total_steps = self.objective.total_steps
         self.validation_examples = [up_to_last_trained(example) for example in validation]
-        self.validation: Validation | None = None
-        if validation:
-            self.validation = Validation(
-                self.validation_examples,
-                early_stopping=spec.early_stopping,
-                batch_tokens=spec.micro_batch_tokens,
-                device=device,
-            )
+        self.validation = Validation.of(self.validation_examples, spec, device, ranks) if validation else None
         self.step = 0
         self.losses: list[float] = []
         self.accuracy: float | None = None
@@ -181,25 +193,26 @@ class _Run:
             stop = self.validation is not None and self.validation.stop
             elapsed = time.perf_counter() - started
             self.seconds = seconds_before + elapsed
-            if store and self.step % every_steps == 0 and self.step < self.total_steps and not stop:
-                store.save(self.state())
-            if on_progress:
-                left = seconds_remaining(elapsed, self.step - first_step, self.total_steps - self.step)
-                speed = tokens / elapsed
-                on_progress(
-                    Progress(
-                        "train",
-                        self.step,
-                        self.total_steps,
-                        loss=self.losses[-1],
-                        learning_rate=rate,
-                        tokens_per_second=speed,
-                        seconds_remaining=left,
-                        valid_loss=valid and valid.loss,
-                        accuracy=self.accuracy,
-                        valid_accuracy=valid and valid.accuracy,
-                    )
-                )
+            left = seconds_remaining(elapsed, self.step - first_step, self.total_steps - self.step)
+            progress = Progress(
+                "train",
+                self.step,
+                self.total_steps,
+                loss=self.losses[-1],
+                learning_rate=rate,
+                tokens_per_second=tokens / elapsed,
+                seconds_remaining=left,
+                valid_loss=valid and valid.loss,
+                accuracy=self.accuracy,
+                valid_accuracy=valid and valid.accuracy,
+            )
+            with self.ranks.together():
+                if not self.ranks.is_first:
+                    continue
+                if store and self.step % every_steps == 0 and self.step < self.total_steps and not stop:
+                    store.save(self.state())
+                if on_progress:
+                    on_progress(progress)
         if self.validation:
             self.validation.restore_best(self.parameters)
 
@@ -221,6 +234,7 @@ class _Run:
     def take_step(self, rate: float) -> int:
         """One optimiser step at this learning rate. Returns the number of tokens read."""
         self.optimizer.zero_grad(set_to_none=True)
+        self.ranks.seed_step(self.spec.seed, self.step)
         figures = self.objective.accumulate(self.step)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.spec.max_grad_norm)
         values = torch.stack((figures.loss, norm, figures.accuracy))

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from autoclave.errors import InputError
 from autoclave.spec import Spec, TrainSpec
 from autoclave.training.batches import ShuffledSteps, step_batches
 from autoclave.training.loss import TokenLoss, causal_loss, packed_causal_loss
+from autoclave.training.ranks import ALONE, Ranks
 
 CutIntoBatches = Callable[[Sequence[Example]], Iterator[Batch]]
 
@@ -44,7 +45,7 @@ class StepFigures(NamedTuple):
 class Training:
     """What an objective works with: the model, its trained parameters by name, the examples of the run and
     their order, how examples become forward passes on `device` (packed rows or padded batches), and the loss
-    of one such pass. The examples end with their last trained token."""
+    of one such pass. The examples end with their last trained token. `ranks` compute each step together."""
 
     model: Any
     parameters: dict[str, Tensor]
@@ -55,6 +56,7 @@ class Training:
     token_loss: TokenLoss
     seed: int
     device: torch.device
+    ranks: Ranks = ALONE
 
     @classmethod
     def of(
@@ -65,6 +67,7 @@ class Training:
         spec: TrainSpec,
         *,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> Training:
         """The model must be in eval mode while this is called. Raises ModelError if it cannot be packed."""
         order = ShuffledSteps(
@@ -72,7 +75,9 @@ class Training:
         )
         cut = partial(step_batches, max_tokens=spec.micro_batch_tokens, packing=spec.packing, device=device)
         token_loss = packed_causal_loss(model, device=device) if spec.packing else causal_loss
-        return cls(model, parameters, examples, order, cut, spec.packing, token_loss, spec.seed, device)
+        return cls(
+            model, parameters, examples, order, cut, spec.packing, token_loss, spec.seed, device, ranks
+        )
 
     def examples_of(self, data_step: int) -> list[Example]:
         return [self.examples[i] for i in self.order.at(data_step)]
@@ -89,6 +94,8 @@ class Objective(ABC):
     from; then `accumulate` once per step."""
 
     training: Training
+    over_ranks: ClassVar[bool] = False
+    """Whether `accumulate` computes a rank's share of a step and adds up the gradients of all ranks."""
 
     def begin(self, training: Training) -> None:
         """Raises ModelError or InputError for a model or data that the objective is not defined for."""
@@ -132,6 +139,8 @@ class Objective(ABC):
 class Supervised(Objective):
     """Plain supervised fine-tuning: the mean of the token loss, one pass."""
 
+    over_ranks = True
+
     def __init__(self, token_loss: TokenLoss | None = None) -> None:
         self._token_loss = token_loss
 
@@ -148,15 +157,17 @@ class Supervised(Objective):
 def accumulate_loss(
     training: Training, examples: Sequence[Example], token_loss: TokenLoss | None = None
 ) -> StepFigures:
-    """Adds the gradient of the mean token loss of these examples."""
+    """Adds the gradient of the mean token loss of these examples, which the ranks share."""
     token_loss = token_loss or training.token_loss
     num_trained = count_trained(examples)
     total, num_right = torch.zeros((2,), device=training.device)
-    for batch in training.cut(examples):
-        loss, _, right = token_loss(training.model, batch)
-        torch.autograd.backward(loss / num_trained)
-        total += loss.detach()
-        num_right += right
+    with training.ranks.together():
+        for batch in training.cut(training.ranks.share(examples)):
+            loss, _, right = token_loss(training.model, batch)
+            torch.autograd.backward(loss / num_trained)
+            total += loss.detach()
+            num_right += right
+    total, num_right = training.ranks.add_up(training.parameters.values(), torch.stack((total, num_right)))
     return StepFigures(
         total / num_trained, num_right / num_trained, num_trained, sum(len(example) for example in examples)
     )

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from autoclave.data.tokens import Example, collate, length_batches
 from autoclave.errors import InputError, NonFiniteLossError
-from autoclave.spec import EarlyStopping
+from autoclave.spec import EarlyStopping, TrainSpec
 from autoclave.training.loss import causal_loss
+from autoclave.training.ranks import ALONE, Ranks
 
 Evaluations = list[tuple[int, float]]
 """(step, nats per trained token), in order."""
@@ -64,6 +65,7 @@ class Validation:
         early_stopping: EarlyStopping | None,
         batch_tokens: int,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         if not examples:
             raise InputError("there is nothing to validate on: no validation example has a trained token.")
@@ -71,8 +73,22 @@ class Validation:
         self._early_stopping = early_stopping
         self._batch_tokens = batch_tokens
         self._device = device
+        self._ranks = ranks
         self.evaluations: Evaluations = []
         self.best: dict[str, Tensor] = {}
+
+    @classmethod
+    def of(
+        cls, examples: Sequence[Example], spec: TrainSpec, device: torch.device, ranks: Ranks
+    ) -> Validation:
+        """Of a run with this spec."""
+        return cls(
+            examples,
+            early_stopping=spec.early_stopping,
+            batch_tokens=spec.micro_batch_tokens,
+            device=device,
+            ranks=ranks,
+        )
 
     @property
     def stop(self) -> bool:
@@ -84,7 +100,13 @@ class Validation:
         was_training = model.training
         model.eval()
         try:
-            found = measured(model, self._examples, device=self._device, batch_tokens=self._batch_tokens)
+            found = measured(
+                model,
+                self._examples,
+                device=self._device,
+                batch_tokens=self._batch_tokens,
+                ranks=self._ranks,
+            )
         finally:
             model.train(was_training)
         if not math.isfinite(found.loss):
@@ -102,14 +124,22 @@ class Validation:
 
 @torch.no_grad()
 def measured(
-    model: Any, examples: Sequence[Example], *, device: str | torch.device, batch_tokens: int
+    model: Any,
+    examples: Sequence[Example],
+    *,
+    device: str | torch.device,
+    batch_tokens: int,
+    ranks: Ranks = ALONE,
 ) -> Measured:
-    """Over all trained tokens of the examples, with the model as it is."""
-    total, num_tokens, num_right = 0.0, 0, 0
-    for rows in length_batches([len(example) for example in examples], batch_tokens):
-        batch = collate([examples[row] for row in rows], pad_token_id=0, device=device)
-        loss, count, right = causal_loss(model, batch)
-        total += loss.item()
-        num_tokens += count
-        num_right += int(right)
+    """Over all trained tokens of the examples, with the model as it is; the ranks share the passes."""
+    total, num_tokens, num_right = 0.0, 0.0, 0.0
+    batches = list(length_batches([len(example) for example in examples], batch_tokens))
+    with ranks.together():
+        for rows in batches[ranks.rank :: ranks.size]:
+            batch = collate([examples[row] for row in rows], pad_token_id=0, device=device)
+            loss, count, right = causal_loss(model, batch)
+            total += loss.item()
+            num_tokens += count
+            num_right += int(right)
+    total, num_tokens, num_right = ranks.totals(total, num_tokens, num_right)
     return Measured(total / num_tokens, num_right / num_tokens)

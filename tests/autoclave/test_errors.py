@@ -15,6 +15,9 @@ EXAMPLES = [
     SafetyGateError("too harmful", [{"alpha": 0.1}]),
     errors.BaseMismatchError("other base"),
     errors.CancelledError(),
+    errors.RankLostError(1, 2, -9),
+    errors.RankLostError(0, 2),
+    errors.OtherRankError(),
 ]
 
 

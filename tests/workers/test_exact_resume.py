@@ -76,11 +76,13 @@ class RealJobs:
             shutdown=self.shutdown,
         ).run_next()
 
-    def run_until_step(self, job_id: str, step: int, stop: Callable[[], object]) -> Job:
+    def run_until_step(
+        self, job_id: str, step: int, stop: Callable[[], object], *, patience_seconds: float = 90
+    ) -> Job:
         """`stop` is called once the job's progress shows the step of training."""
         thread = threading.Thread(target=self.run)
         thread.start()
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + patience_seconds
         while (self.job(job_id).progress or {}).get("step", 0) < step or self.job(job_id).stage != "train":
             assert time.monotonic() < deadline, "no progress"
             assert thread.is_alive(), self.job(job_id).log_tail

@@ -20,6 +20,7 @@ from service.jobs.states import Stage
 from workers.attempt import Attempt, StageError, data_errors_of
 from workers.messages import MemoryEstimated, StageFinished
 from workers.profile_files import check_evaluation, profile_errors, realignment, unusable_profile
+from workers.together import num_processes
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,9 @@ def say_memory(attempt: Attempt, *, longest_row: int) -> None:
     except ModelError as error:
         logger.info("memory cannot be estimated: %s", error)
         return
-    attempt.reporter.say(MemoryEstimated(num_bytes=estimate.total))
+    # A GPU holds one of the processes that train together; a machine's memory holds all of them.
+    together = 1 if str(attempt.device).startswith("cuda") else num_processes(attempt.order, attempt.device)
+    attempt.reporter.say(MemoryEstimated(num_bytes=estimate.total * together))
 
 
 def _screen(attempt: Attempt) -> dict[str, Any]:

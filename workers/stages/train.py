@@ -15,11 +15,13 @@ from autoclave.progress import Progress
 from autoclave.training.checkpoint import CheckpointStore, TrainState
 from autoclave.training.finetune import validation_record
 from autoclave.training.loop import finetune
+from autoclave.training.ranks import ALONE, Ranks
 from service.jobs.states import Stage
 from service.storage import StorageUnavailableError
 from workers.attempt import Attempt
 from workers.messages import AdapterKept, Checkpointed, StageFinished
 from workers.stages.kept import take_kept
+from workers.together import num_processes, run_together
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +29,16 @@ logger = logging.getLogger(__name__)
 def train(attempt: Attempt) -> StageFinished:
     """Raises NonFiniteLossError when training diverges. A job that starts from a kept adapter takes that for
     its own (`take_kept`)."""
-    order, spec = attempt.order, attempt.spec
+    order = attempt.order
     if order.starts_from is not None:
         return take_kept(attempt, order.starts_from)
+    count = num_processes(order, attempt.device)
+    return run_together(attempt, train_as, count) if count > 1 else train_as(attempt, ALONE)
+
+
+def train_as(attempt: Attempt, ranks: Ranks) -> StageFinished:
+    """What one of several processes does, or the only one. Only the first has anything to say or to store."""
+    order, spec = attempt.order, attempt.spec
     encoded = attempt.training_set()
     base = attempt.bare_base()
     model = attempt.wear(attach(base.model, spec.lora, seed=spec.train.seed))
@@ -39,7 +48,7 @@ def train(attempt: Attempt) -> StageFinished:
         model=model,
         steps_per_epoch=math.ceil(len(encoded.examples) / spec.train.batch_size),
     )
-    if order.checkpoint is not None:
+    if order.checkpoint is not None and ranks.is_first:
         checkpoints.fetch(order.checkpoint["prefix"])
         attempt.reporter.note(f"Resuming after step {order.checkpoint['step']}")
 
@@ -55,7 +64,10 @@ def train(attempt: Attempt) -> StageFinished:
         on_progress=on_progress,
         checkpoint=checkpoints,
         checkpoint_every_steps=1,  # asked after every step; the store decides by the clock
+        ranks=ranks,
     )
+    if not ranks.is_first:
+        return StageFinished(stage=Stage.TRAIN, output={})
     attempt.reporter.send_curve()
     if result.best is not None and result.early_stopped:
         step, loss = result.best
@@ -67,6 +79,7 @@ def train(attempt: Attempt) -> StageFinished:
         result.losses, result.trained_tokens, result.seconds, peak_memory_bytes=result.peak_memory_bytes
     )
     figures |= {"planned_steps": result.planned_steps, **validation_record(result)}
+    figures["processes"] = ranks.size
     # The adapter is that of the best evaluation where training may stop early. An epoch's end that it is the
     # same as is kept once, not twice.
     step = result.steps

@@ -1,11 +1,13 @@
 """Steps and micro-batches: every row once, within bounds, and the cheapest cut."""
 
+import math
 from collections.abc import Iterator
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoclave.training.batches import epoch_order, micro_batches
+from autoclave.training.batches import epoch_order, micro_batches, shares
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=1, max_size=9)
 
@@ -54,3 +56,19 @@ def test_epochs_are_different_repeatable_permutations(num: int, seed: int) -> No
     if num > 10:
         assert epoch_order(1, num_examples=num, seed=seed) != first
         assert epoch_order(0, num_examples=num, seed=seed + 1) != first
+
+
+@pytest.mark.parametrize("num_shares", [1, 2, 3, 8])
+def test_the_shares_of_a_step_are_the_step(num_shares: int) -> None:
+    lengths = [5, 9, 9, 1, 30, 2]
+    parts = shares(lengths, num_shares)
+    assert len(parts) == num_shares
+    assert sorted(index for part in parts for index in part) == list(range(len(lengths)))
+    assert all(part == sorted(part) for part in parts)
+    tokens = [sum(lengths[i] for i in part) for part in parts]
+    assert max(tokens) <= math.ceil(sum(lengths) / num_shares) + max(lengths)
+
+
+def test_shares_are_even_and_may_be_empty() -> None:
+    assert shares([3, 3, 2, 2], 2) == [[0, 2], [1, 3]]
+    assert shares([4], 2) == [[0], []]
