@@ -38,7 +38,7 @@ from workers.endings import Ending, Finished, OutOfMemory, StorageDown
 from workers.measured import MeasuredRecord
 from workers.messages import Noted, Published
 from workers.metrics import LEASE_LOST, WorkerMetrics
-from workers.order import Order, write_order
+from workers.order import Order, TokenCacheOrder, write_order
 from workers.order_from_job import order_from_job
 from workers.presence import Presence
 from workers.record import ring_again
@@ -214,7 +214,14 @@ class Supervisor:
                 signing_key_file=self._settings.signing_key_file,
                 wandb_mode=self._settings.wandb_mode_of_jobs,
                 wandb_folder=self._wandb_folder(scratch),
+                token_cache=self._token_cache(),
             )
+
+    def _token_cache(self) -> TokenCacheOrder | None:
+        """Beside the scratch folders of the attempts, and removed with them all when this worker stops."""
+        max_bytes = self._settings.token_cache_bytes
+        folder = self._work_dir / "tokens"
+        return TokenCacheOrder(folder=str(folder), max_bytes=max_bytes) if max_bytes else None
 
     def _wandb_folder(self, scratch: Path) -> Path:
         """Runs that nobody sent must outlive the job's scratch folder, for the operator to sync them."""

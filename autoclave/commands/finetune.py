@@ -24,6 +24,7 @@ from autoclave.commands.training_options import (
     Schedule,
     Seed,
     TargetModules,
+    TokenCacheFolder,
     TooLong,
     WarmupRatio,
     WeightDecay,
@@ -141,6 +142,7 @@ def finetune(
     ] = None,
     checkpoints: Checkpoints = None,
     checkpoint_every: CheckpointEvery = 100,
+    token_cache: TokenCacheFolder = None,
     device: Device = None,
 ) -> None:
     """Train a LoRA adapter on chat JSONL. The result is NOT sanitised.
@@ -202,6 +204,7 @@ def finetune(
             device=device,
             checkpoint_dir=checkpoints,
             checkpoint_every_steps=checkpoint_every,
+            token_cache=token_cache,
             on_progress=on_progress,
         )
     print_result(record)

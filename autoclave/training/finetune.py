@@ -10,6 +10,7 @@ from typing import Any
 
 from autoclave import __version__
 from autoclave.data.conversations import check_file, read_conversations
+from autoclave.data.token_cache import TokenCache
 from autoclave.data.tokens import Encoded, encode
 from autoclave.defences.methods import finetune_objective, refuse_wrong_alignment_data
 from autoclave.hashing import file_sha256
@@ -39,6 +40,7 @@ def finetune_folder(
     device: str | None = None,
     checkpoint_dir: str | Path | None = None,
     checkpoint_every_steps: int = 100,
+    token_cache: str | Path | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Trains a LoRA adapter on chat JSONL and writes it as a PEFT folder with `training.json`, which is
@@ -47,7 +49,8 @@ def finetune_folder(
     `method` says what is minimised; lisa needs `alignment_file`, chat JSONL with safe answers.
     `base_name` goes into adapter_config.json (the path of the base if not given). With `checkpoint_dir` a
     run that was stopped goes on where its last checkpoint was; the checkpoints are removed at the end. The
-    loss on `validation_file` is measured while training goes on; early stopping needs it. Raises InputError
+    loss on `validation_file` is measured while training goes on; early stopping needs it. `token_cache` is a
+    private folder in which tokens are kept for the next run on the same data. Raises InputError
     and its subclasses for bad data or folders, NonFiniteLossError.
     """
     refuse_wrong_alignment_data(method, alignment_file)
@@ -56,11 +59,14 @@ def finetune_folder(
     alignment = None if alignment_file is None else check_file(alignment_file, min_examples=1)
     validation = None if validation_file is None else check_file(validation_file, min_examples=1)
     store = CheckpointStore(checkpoint_dir) if checkpoint_dir else None
+    cache = TokenCache(token_cache) if token_cache else None
     with output_folder(out_dir) as out:
         base = load_base(base_dir, dtype=default_dtype(device), device=device)
-        encoded = encode_for(train, base.tokenizer, data_file)
-        held_out = None if validation_file is None else encode_for(train, base.tokenizer, validation_file)
-        safe = None if alignment_file is None else encode_for(train, base.tokenizer, alignment_file)
+        encoded = encode_for(train, base.tokenizer, data_file, cache)
+        held_out = (
+            None if validation_file is None else encode_for(train, base.tokenizer, validation_file, cache)
+        )
+        safe = None if alignment_file is None else encode_for(train, base.tokenizer, alignment_file, cache)
         objective = finetune_objective(method, safe.examples if safe else ())
         model = attach(base.model, lora, seed=train.seed)
         result = finetune(
@@ -121,15 +127,19 @@ def versions() -> dict[str, str]:
     return {"autoclave": __version__, **{name: version(name) for name in ("torch", "transformers", "peft")}}
 
 
-def encode_for(train: TrainSpec, tokenizer: Any, file: str | Path) -> Encoded:
-    """A chat JSONL file as tokens with the labels that this spec trains. Raises what `encode` raises."""
-    return encode(
-        tokenizer,
-        read_conversations(file),
-        max_seq_length=train.max_seq_length,
-        too_long=train.too_long,
-        train_on_inputs=train.train_on_inputs,
-    )
+def encode_for(
+    train: TrainSpec, tokenizer: Any, file: str | Path, cache: TokenCache | None = None
+) -> Encoded:
+    """A chat JSONL file as tokens with the labels that this spec trains, from the cache if it has them.
+    Raises what `encode` raises."""
+    settings: dict[str, Any] = {
+        "max_seq_length": train.max_seq_length,
+        "too_long": train.too_long,
+        "train_on_inputs": train.train_on_inputs,
+    }
+    if cache is not None:
+        return cache.encoded(tokenizer, file, **settings)
+    return encode(tokenizer, read_conversations(file), **settings)
 
 
 def write_record(out: Path, record: dict[str, Any], result: TrainResult) -> None:
