@@ -143,6 +143,9 @@ def finetune(
     checkpoints: Checkpoints = None,
     checkpoint_every: CheckpointEvery = 100,
     token_cache: TokenCacheFolder = None,
+    compile_blocks: Annotated[
+        bool, typer.Option("--compile", help="Compile the decoder blocks (CUDA): slow to start, then faster.")
+    ] = False,
     device: Device = None,
 ) -> None:
     """Train a LoRA adapter on chat JSONL. The result is NOT sanitised.
@@ -205,6 +208,7 @@ def finetune(
             checkpoint_dir=checkpoints,
             checkpoint_every_steps=checkpoint_every,
             token_cache=token_cache,
+            compile_blocks=compile_blocks,
             on_progress=on_progress,
         )
     print_result(record)

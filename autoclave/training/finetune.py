@@ -16,6 +16,7 @@ from autoclave.defences.methods import finetune_objective, refuse_wrong_alignmen
 from autoclave.hashing import file_sha256
 from autoclave.modelling.adapters import WEIGHTS_FILE, attach, save_adapter
 from autoclave.modelling.bases import default_dtype, load_base, resolve_device
+from autoclave.modelling.compiled_blocks import refuse_compiling_on
 from autoclave.outputs import output_folder
 from autoclave.progress import ProgressCallback
 from autoclave.spec import FinetuneMethod, LoraSpec, SftSpec, Spec, TrainSpec
@@ -41,6 +42,7 @@ def finetune_folder(
     checkpoint_dir: str | Path | None = None,
     checkpoint_every_steps: int = 100,
     token_cache: str | Path | None = None,
+    compile_blocks: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Trains a LoRA adapter on chat JSONL and writes it as a PEFT folder with `training.json`, which is
@@ -50,11 +52,13 @@ def finetune_folder(
     `base_name` goes into adapter_config.json (the path of the base if not given). With `checkpoint_dir` a
     run that was stopped goes on where its last checkpoint was; the checkpoints are removed at the end. The
     loss on `validation_file` is measured while training goes on; early stopping needs it. `token_cache` is a
-    private folder in which tokens are kept for the next run on the same data. Raises InputError
-    and its subclasses for bad data or folders, NonFiniteLossError.
+    private folder in which tokens are kept for the next run on the same data. `compile_blocks` is for CUDA
+    alone. Raises InputError and its subclasses for bad data or folders, NonFiniteLossError.
     """
     refuse_wrong_alignment_data(method, alignment_file)
     device = resolve_device(device)
+    if compile_blocks:
+        refuse_compiling_on(device)
     dataset = check_file(data_file)
     alignment = None if alignment_file is None else check_file(alignment_file, min_examples=1)
     validation = None if validation_file is None else check_file(validation_file, min_examples=1)
@@ -79,6 +83,7 @@ def finetune_folder(
             on_progress=on_progress,
             checkpoint=store,
             checkpoint_every_steps=checkpoint_every_steps,
+            compile_backend="inductor" if compile_blocks else None,
         )
         name = str(base_dir) if base_name is None else base_name
         save_adapter(model, out, base_name=name, base_revision=None, base_sha256=base.sha256)

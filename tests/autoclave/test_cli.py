@@ -107,6 +107,11 @@ def test_finetune_with_a_validation_set(base_dir: Path, data: Path, tmp_path: Pa
         *("--out", tmp_path / "c"),
     )
     assert (status, "--early-stopping-patience" in err) == (2, True)
+    status, _, err = run(
+        *("finetune", "--base", base_dir, "--data", data, "--compile", "--device", "cpu"),
+        *("--out", tmp_path / "c"),
+    )
+    assert (status, "--compile is for CUDA" in err) == (2, True)
     assert not (tmp_path / "c").exists()
 
 
