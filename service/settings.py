@@ -188,6 +188,11 @@ class Settings(BaseSettings):
         default=Path("/tmp/autoclave-work"),  # noqa: S108 - overridden in every deployment we ship
         description="scratch space of a worker; safe to delete when no job runs",
     )
+    token_cache_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=2 * 2**30,
+        description="tokens of datasets that a worker keeps in its scratch space for a day, for jobs that "
+        "run again on the same data; 0: none",
+    )
     # Adapters on their way out.
     adapter_ttl_seconds: Seconds | None = Field(
         default=None,

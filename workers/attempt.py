@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from autoclave.data.token_cache import TokenCache
 from autoclave.data.tokens import Encoded
 from autoclave.errors import AutoclaveError, DataError
 from autoclave.hashing import file_sha256
@@ -126,7 +127,7 @@ class Attempt:
         if self._training_set is None:
             file = self.dataset(self.order.training_file)
             with data_errors_of(self.order.training_file, "training_file"):
-                self._training_set = encode_for(self.spec.train, self.tokenizer, file)
+                self._training_set = self._encoded(file)
         return self._training_set
 
     def validation_set(self) -> Encoded:
@@ -135,8 +136,13 @@ class Attempt:
         if self._validation_set is None and order is not None:
             file = self.dataset(order)
             with data_errors_of(order, "validation_file"):
-                self._validation_set = encode_for(self.spec.train, self.tokenizer, file)
+                self._validation_set = self._encoded(file)
         return self._validation_set or Encoded([], 0, 0)
+
+    def _encoded(self, file: Path) -> Encoded:
+        kept = self.order.token_cache
+        cache = TokenCache(kept.folder, max_bytes=kept.max_bytes) if kept else None
+        return encode_for(self.spec.train, self.tokenizer, file, cache)
 
     def dataset(self, file: FileOrder) -> Path:
         """A local copy of an uploaded file. Raises StageError if the bytes are not those of the upload."""

@@ -72,6 +72,12 @@ class WandbOrder(msgspec.Struct, frozen=True, kw_only=True):
     runs: list[WandbRunOrder]
 
 
+class TokenCacheOrder(msgspec.Struct, frozen=True, kw_only=True):
+    folder: str
+    """Of this worker alone, removed with it; later attempts and jobs on the same data find their tokens."""
+    max_bytes: int
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str
     fencing_number: int
@@ -99,6 +105,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What stands for the train stage of a job that does not train."""
     gate_waived: WaiverOrder | None = None
     wandb: WandbOrder | None = None
+    token_cache: TokenCacheOrder | None = None
     attempt: int = 1
     worker: str = ""
     """With `job_id` and `request_id`, what every line of the child's log says."""

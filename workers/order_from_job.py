@@ -11,7 +11,16 @@ from service.adapters.release import new_model_id
 from service.jobs.lease import Claim
 from service.jobs.states import Stage
 from service.models import AlignedBase, File, Job
-from workers.order import BaseOrder, FileOrder, KeptOrder, Order, WaiverOrder, WandbOrder, WandbRunOrder
+from workers.order import (
+    BaseOrder,
+    FileOrder,
+    KeptOrder,
+    Order,
+    TokenCacheOrder,
+    WaiverOrder,
+    WandbOrder,
+    WandbRunOrder,
+)
 
 
 def order_from_job(
@@ -27,6 +36,7 @@ def order_from_job(
     wandb_mode: str = "disabled",
     wandb_folder: Path | None = None,
     num_processes: int = 1,
+    token_cache: TokenCacheOrder | None = None,
 ) -> Order:
     """`wandb_folder` is where runs are written that are not sent; by default they go with the scratch."""
     job = session.get_one(Job, claim.job_id)
@@ -61,6 +71,7 @@ def order_from_job(
         starts_from=msgspec.convert(job.starts_from, KeptOrder | None),
         gate_waived=msgspec.convert(job.gate_waived, WaiverOrder | None),
         wandb=_wandb(job, wandb_mode, wandb_folder or scratch),
+        token_cache=token_cache,
         attempt=claim.attempt,
         worker=claim.owner,
         request_id=claim.request_id,

@@ -38,7 +38,7 @@ from workers.endings import Died, Ending, Finished, OutOfMemory, ScratchFull, St
 from workers.measured import MeasuredRecord
 from workers.messages import Noted, Published
 from workers.metrics import LEASE_LOST, WorkerMetrics
-from workers.order import Order, write_order
+from workers.order import Order, TokenCacheOrder, write_order
 from workers.order_from_job import log_context, order_from_job
 from workers.presence import Presence
 from workers.record import ring_again
@@ -215,7 +215,14 @@ class Supervisor:
                 wandb_mode=self._settings.wandb_mode_of_jobs,
                 wandb_folder=self._wandb_folder(scratch),
                 num_processes=self._settings.worker_processes,
+                token_cache=self._token_cache(),
             )
+
+    def _token_cache(self) -> TokenCacheOrder | None:
+        """Beside the scratch folders of the attempts, and removed with them all when this worker stops."""
+        max_bytes = self._settings.token_cache_bytes
+        folder = self._work_dir / "tokens"
+        return TokenCacheOrder(folder=str(folder), max_bytes=max_bytes) if max_bytes else None
 
     def _wandb_folder(self, scratch: Path) -> Path:
         """Runs that nobody sent must outlive the job's scratch folder, for the operator to sync them."""

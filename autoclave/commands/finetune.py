@@ -26,6 +26,7 @@ from autoclave.commands.training_options import (
     Schedule,
     Seed,
     TargetModules,
+    TokenCacheFolder,
     TooLong,
     WarmupRatio,
     WeightDecay,
@@ -154,6 +155,10 @@ def finetune(
     ] = None,
     checkpoints: Checkpoints = None,
     checkpoint_every: CheckpointEvery = 100,
+    token_cache: TokenCacheFolder = None,
+    compile_blocks: Annotated[
+        bool, typer.Option("--compile", help="Compile the decoder blocks (CUDA): slow to start, then faster.")
+    ] = False,
     device: Device = None,
     processes: Annotated[
         int,
@@ -216,6 +221,8 @@ def finetune(
         "device": device,
         "checkpoint_dir": checkpoints,
         "checkpoint_every_steps": checkpoint_every,
+        "token_cache": token_cache,
+        "compile_blocks": compile_blocks,
     }
     if processes == 1:
         record = _finetune_here(folders, options)

@@ -26,6 +26,10 @@ Checkpoints = Annotated[
     Path | None, typer.Option(help="Folder for resume checkpoints; run again to go on after a stop.")
 ]
 CheckpointEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
+TokenCacheFolder = Annotated[
+    Path | None,
+    typer.Option(help="Private folder in which tokens are kept for the next run on the same data."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. [default: cuda if there is one]")]
 Base = Annotated[Path, typer.Option(help="Folder of the base model (transformers, safetensors).")]
 MethodSettings = Annotated[

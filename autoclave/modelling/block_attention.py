@@ -111,3 +111,14 @@ def _attention(  # noqa: PLR0917 - transformers calls it so
 
 
 AttentionInterface.register(NAME, _attention)
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """Inside the block, torch.compile leaves this attention out of what it compiles."""
+    left_out = torch.compiler.disable(_attention)  # type: ignore[no-untyped-call]
+    AttentionInterface.register(NAME, left_out)
+    try:
+        yield
+    finally:
+        AttentionInterface.register(NAME, _attention)

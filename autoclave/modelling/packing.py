@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from autoclave.errors import ModelError
+from autoclave.modelling import block_attention, varlen_attention
 from autoclave.modelling.backbone import Backbone
-from autoclave.modelling.block_attention import Blocks, attending, can_attend
 
-Separation = Literal["blocks", "positions", "mask"]
+Separation = Literal["varlen", "blocks", "positions", "mask"]
 
 
 def pack_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
@@ -46,17 +46,22 @@ def restarting_positions(lengths: Sequence[int]) -> Tensor:
 class PackedBackbone:
     """The decoder on packed rows.
 
-    Examples are kept apart in the first of three ways that works: attention in blocks
-    (`block_attention`); positions that restart, from which transformers makes a mask for most
-    architectures; an explicit block-diagonal mask. Which one does is found by running two examples of
-    four tokens together and alone, so the model must be in eval mode. Raises ModelError if none does.
+    Examples are kept apart in the first of four ways that works: the kernel for rows of examples of any
+    length (`varlen_attention`, on CUDA); attention in blocks (`block_attention`); positions that restart,
+    from which transformers makes a mask for most architectures; an explicit block-diagonal mask. Which one
+    does is found by running two examples of four tokens together and alone, so the model must be in eval
+    mode. Raises ModelError if none does.
     """
 
     def __init__(self, backbone: Backbone, device: str | torch.device) -> None:
         self._backbone = backbone
         self._device = device
-        ways: tuple[Separation, ...] = ("blocks", "positions", "mask")
-        for self.separation in ways if can_attend(backbone.decoder.config) else ways[1:]:
+        config, ways = backbone.decoder.config, list[Separation](("positions", "mask"))
+        if block_attention.can_attend(config):
+            ways.insert(0, "blocks")
+            if varlen_attention.works(config.get_text_config(), device, backbone.head.weight.dtype):
+                ways.insert(0, "varlen")
+        for self.separation in ways:
             if self._keeps_examples_apart():
                 return
         raise ModelError(
@@ -66,9 +71,14 @@ class PackedBackbone:
     def hidden_states(self, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
         """`input_ids` (1, T), examples of these lengths one after the other -> (1, T, D)."""
         positions = restarting_positions(lengths).to(self._device)  # (1, T)
+        config = self._backbone.decoder.config
+        if self.separation == "varlen":
+            row = varlen_attention.Row.of(lengths, self._device)
+            with varlen_attention.attending(config, row):
+                return self._backbone.hidden_states(input_ids, positions)
         if self.separation == "blocks":
-            blocks = Blocks.of(lengths, self._device)
-            with attending(self._backbone.decoder.config, blocks):
+            blocks = block_attention.Blocks.of(lengths, self._device)
+            with block_attention.attending(config, blocks):
                 return self._backbone.hidden_states(input_ids, positions)
         if self.separation == "positions":
             return self._backbone.hidden_states(input_ids, positions)

@@ -11,11 +11,13 @@ from typing import Any
 
 from autoclave import __version__
 from autoclave.data.conversations import check_file, read_conversations
+from autoclave.data.token_cache import TokenCache
 from autoclave.data.tokens import Encoded, encode
 from autoclave.defences.methods import finetune_objective, refuse_wrong_alignment_data
 from autoclave.hashing import file_sha256
 from autoclave.modelling.adapters import WEIGHTS_FILE, attach, save_adapter
 from autoclave.modelling.bases import default_dtype, load_base, resolve_device
+from autoclave.modelling.compiled_blocks import refuse_compiling_on
 from autoclave.outputs import output_folder
 from autoclave.progress import ProgressCallback
 from autoclave.spec import FinetuneMethod, LoraSpec, SftSpec, Spec, TrainSpec
@@ -41,6 +43,8 @@ def finetune_folder(
     device: str | None = None,
     checkpoint_dir: str | Path | None = None,
     checkpoint_every_steps: int = 100,
+    token_cache: str | Path | None = None,
+    compile_blocks: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Trains a LoRA adapter on chat JSONL and writes it as a PEFT folder with `training.json`, which is
@@ -49,26 +53,33 @@ def finetune_folder(
     `method` says what is minimised; lisa needs `alignment_file`, chat JSONL with safe answers.
     `base_name` goes into adapter_config.json (the path of the base if not given). With `checkpoint_dir` a
     run that was stopped goes on where its last checkpoint was; the checkpoints are removed at the end. The
-    loss on `validation_file` is measured while training goes on; early stopping needs it. Raises InputError
-    and its subclasses for bad data or folders, NonFiniteLossError.
+    loss on `validation_file` is measured while training goes on; early stopping needs it. `token_cache` is a
+    private folder in which tokens are kept for the next run on the same data. `compile_blocks` is for CUDA
+    alone. Raises InputError and its subclasses for bad data or folders, NonFiniteLossError.
 
     Under torchrun every process calls this and they train together (`training/ranks.py`). Rank 0 alone writes
     and reports; what the others return lacks what only it knows.
     """
     refuse_wrong_alignment_data(method, alignment_file)
+    device = resolve_device(device)
+    if compile_blocks:
+        refuse_compiling_on(device)
     dataset = check_file(data_file)
     alignment = None if alignment_file is None else check_file(alignment_file, min_examples=1)
     validation = None if validation_file is None else check_file(validation_file, min_examples=1)
     store = CheckpointStore(checkpoint_dir) if checkpoint_dir else None
+    cache = TokenCache(token_cache) if token_cache else None
     with ExitStack() as stack:
-        ranks = stack.enter_context(joined_ranks(resolve_device(device)))
+        ranks = stack.enter_context(joined_ranks(device))
         device = ranks.device
         with ranks.together():
             out = stack.enter_context(output_folder(out_dir)) if ranks.is_first else None
         base = load_base(base_dir, dtype=default_dtype(device), device=device)
-        encoded = encode_for(train, base.tokenizer, data_file)
-        held_out = None if validation_file is None else encode_for(train, base.tokenizer, validation_file)
-        safe = None if alignment_file is None else encode_for(train, base.tokenizer, alignment_file)
+        encoded = encode_for(train, base.tokenizer, data_file, cache)
+        held_out = (
+            None if validation_file is None else encode_for(train, base.tokenizer, validation_file, cache)
+        )
+        safe = None if alignment_file is None else encode_for(train, base.tokenizer, alignment_file, cache)
         objective = finetune_objective(method, safe.examples if safe else ())
         model = attach(base.model, lora, seed=train.seed)
         result = finetune(
@@ -82,6 +93,7 @@ def finetune_folder(
             checkpoint=store,
             checkpoint_every_steps=checkpoint_every_steps,
             ranks=ranks,
+            compile_backend="inductor" if compile_blocks else None,
         )
         record = {
             **training_record(method, lora, train, encoded, result),
@@ -132,15 +144,19 @@ def versions() -> dict[str, str]:
     return {"autoclave": __version__, **{name: version(name) for name in ("torch", "transformers", "peft")}}
 
 
-def encode_for(train: TrainSpec, tokenizer: Any, file: str | Path) -> Encoded:
-    """A chat JSONL file as tokens with the labels that this spec trains. Raises what `encode` raises."""
-    return encode(
-        tokenizer,
-        read_conversations(file),
-        max_seq_length=train.max_seq_length,
-        too_long=train.too_long,
-        train_on_inputs=train.train_on_inputs,
-    )
+def encode_for(
+    train: TrainSpec, tokenizer: Any, file: str | Path, cache: TokenCache | None = None
+) -> Encoded:
+    """A chat JSONL file as tokens with the labels that this spec trains, from the cache if it has them.
+    Raises what `encode` raises."""
+    settings: dict[str, Any] = {
+        "max_seq_length": train.max_seq_length,
+        "too_long": train.too_long,
+        "train_on_inputs": train.train_on_inputs,
+    }
+    if cache is not None:
+        return cache.encoded(tokenizer, file, **settings)
+    return encode(tokenizer, read_conversations(file), **settings)
 
 
 def write_record(out: Path, record: dict[str, Any], result: TrainResult) -> None:

@@ -84,40 +84,63 @@ def _in_chunks(
     is_right = hidden.new_empty(num_rows, dtype=torch.bool)
     gradient = torch.empty_like(hidden) if with_gradient else None
     chunk_rows = max(1, LOGITS_AT_ONCE["cuda" if hidden.is_cuda else "cpu"] // vocabulary)
+    # The two largest tensors of a step are made once: on a CPU, pages that the kernel has to find anew for
+    # every chunk cost more than the softmax.
+    shape = (min(num_rows, chunk_rows), vocabulary)
+    room = hidden.new_empty(shape, dtype=head.weight.dtype), hidden.new_empty(shape, dtype=losses.dtype)
     for start in range(0, num_rows, chunk_rows):
         rows = slice(start, start + chunk_rows)
-        losses[rows], is_right[rows], by_products = _chunk(hidden[rows], targets[rows], head, with_gradient)
+        losses[rows], is_right[rows], by_products = _chunk(
+            hidden[rows], targets[rows], head, room, with_gradient
+        )
         if gradient is not None:
             torch.mm(by_products, head.weight, out=gradient[rows])
     return losses, is_right, gradient
 
 
 def _chunk(
-    hidden: Tensor, targets: Tensor, head: _Head, with_gradient: bool
+    hidden: Tensor, targets: Tensor, head: _Head, room: tuple[Tensor, Tensor], with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of C rows: losses (C,), whether right (C,), and the gradient of each loss by what the head gives for
-    its row, (C, V) in the type of the head (softmax minus one-hot, if nothing comes after the head)."""
-    products = functional.linear(hidden, head.weight, head.bias)  # (C, V)
-    logits = products.to(torch.promote_types(products.dtype, torch.float32))
+    its row, (C, V) in the type of the head (softmax minus one-hot, if nothing comes after the head).
+
+    Writes to `room`, two tensors of at least C rows; the gradient is good until the next call."""
+    products, probabilities = room[0][: len(hidden)], room[1][: len(hidden)]  # (C, V) each
+    if head.bias is None:
+        torch.mm(hidden, head.weight.T, out=products)
+    else:
+        torch.addmm(head.bias, hidden, head.weight.T, out=products)
+    logits = products.to(probabilities.dtype)
     if head.scale != 1.0:
         logits = logits * head.scale
     if head.softcap is not None:
         bent = (logits / head.softcap).tanh()
         logits = bent * head.softcap
-    highest, best = logits.max(dim=-1, keepdim=True)  # (C, 1) each
+    highest = logits.amax(dim=-1)  # (C,)
     wanted = targets[:, None]
-    at_target = logits.gather(1, wanted)
-    probabilities = logits.softmax(dim=-1)
+    at_target = logits.gather(1, wanted)[:, 0]  # (C,)
+    torch.softmax(logits, dim=-1, out=probabilities)
     # The highest probability is 1 / sum of exp(logit - highest), and never too small for a logarithm.
-    losses = (highest - at_target - probabilities.gather(1, best).log())[:, 0]
-    is_right = (best == wanted)[:, 0]
+    losses = highest - at_target - probabilities.amax(dim=-1).log()
     if with_gradient:
-        probabilities.scatter_add_(1, wanted, torch.full_like(at_target, -1.0))
+        probabilities.scatter_add_(1, wanted, probabilities.new_full(wanted.shape, -1.0))
         if head.softcap is not None:
             probabilities *= 1 - bent.square()
         if head.scale != 1.0:
             probabilities *= head.scale
-    return losses, is_right, probabilities.to(head.weight.dtype)
+    return losses, _is_right(logits, targets, at_target == highest), probabilities.to(head.weight.dtype)
+
+
+def _is_right(logits: Tensor, targets: Tensor, may_be: Tensor) -> Tensor:
+    """(C,): whether the target is the first of the highest logits; `may_be` is whether it is one of them.
+
+    On a CPU the place of the highest takes twenty times as long to find as its value, so it is looked for in
+    those rows alone."""
+    if logits.is_cuda:  # which rows those are would have to be waited for
+        return logits.argmax(dim=-1) == targets
+    (rows,) = torch.nonzero(may_be, as_tuple=True)
+    may_be[rows] = logits[rows].argmax(dim=-1) == targets[rows]
+    return may_be
 
 
 def _through_all_logits(backbone: Backbone, hidden: Tensor, targets: Tensor) -> TokenLosses:

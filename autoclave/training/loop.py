@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from autoclave.data.tokens import Example
 from autoclave.errors import InputError, NonFiniteLossError
 from autoclave.modelling.backbone import verify_backbone
+from autoclave.modelling.compiled_blocks import compiled_blocks
 from autoclave.modelling.lora_linear import short_lora
 from autoclave.progress import Progress, ProgressCallback, seconds_remaining
 from autoclave.spec import TrainSpec
@@ -68,6 +70,7 @@ def finetune(
     checkpoint: CheckpointStore | None = None,
     checkpoint_every_steps: int = 100,
     ranks: Ranks = ALONE,
+    compile_backend: str | None = None,
 ) -> TrainResult:
     """Trains the parameters of `model` that require gradients, in place; leaves it in eval mode.
 
@@ -85,7 +88,8 @@ def finetune(
 
     With `checkpoint`, saves every `checkpoint_every_steps` steps and starts from the checkpoint that the
     store holds, if any; a resumed run ends with the same bits (float32, CPU) as an unbroken one.
-    `micro_batch_tokens` may differ between attempts, at the cost of the last bits.
+    `micro_batch_tokens` may differ between attempts, at the cost of the last bits. `compile_backend` is what
+    torch.compile turns the decoder blocks over to (`compiled_blocks`).
 
     Several `ranks` call this alike and get what one process gets, but for last bits and dropout. Only rank 0
     uses `checkpoint` and `on_progress`. What one raises ends all. Their number may differ between attempts.
@@ -123,7 +127,10 @@ def finetune(
             torch.cuda.reset_peak_memory_stats(run.device)
         model.train()
         try:
-            with short_lora(model):
+            with ExitStack() as stack:
+                stack.enter_context(short_lora(model))
+                if compile_backend is not None:
+                    stack.enter_context(compiled_blocks(model, compile_backend))
                 run.to_the_end(on_progress, checkpoint, checkpoint_every_steps)
         finally:
             model.eval()

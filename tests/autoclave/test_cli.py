@@ -83,7 +83,9 @@ def test_finetune_with_a_validation_set(base_dir: Path, data: Path, tmp_path: Pa
     train = ("finetune", "--base", base_dir, "--data", data, *options, *stopping)
     record = run_json(
         *(*train, "--validation", data, "--evaluations-per-epoch", 2, "--out", tmp_path / "a"),
+        *("--token-cache", tmp_path / "tokens"),
     )
+    assert len(list((tmp_path / "tokens").iterdir())) == 1, "one file is both"
     assert record["early_stopped"], "no loss falls by a thousand nats"
     assert (record["steps"], record["best_step"]) == (2, 2)
     assert record["train"]["early_stopping"] == {"patience": 1, "min_delta": 1e3}
@@ -105,6 +107,11 @@ def test_finetune_with_a_validation_set(base_dir: Path, data: Path, tmp_path: Pa
         *("--out", tmp_path / "c"),
     )
     assert (status, "--early-stopping-patience" in err) == (2, True)
+    status, _, err = run(
+        *("finetune", "--base", base_dir, "--data", data, "--compile", "--device", "cpu"),
+        *("--out", tmp_path / "c"),
+    )
+    assert (status, "--compile is for CUDA" in err) == (2, True)
     assert not (tmp_path / "c").exists()
 
 

@@ -389,3 +389,5 @@ def test_a_child_sees_no_password(
     assert environment["HF_HUB_OFFLINE"] == "1"
     assert "hunter2" not in " ".join(environment.values()) + order
     assert bench.settings.database_url not in order
+    tokens = json.loads(order)["token_cache"]
+    assert tokens == {"folder": str(bench.work_dir / "tokens"), "max_bytes": 2**31}

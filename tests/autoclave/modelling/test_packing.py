@@ -36,7 +36,11 @@ def test_best_fit_decreasing() -> None:
 OTHER_WAYS = [(name, "mask" if name == "opt" else "positions") for name in ARCHITECTURES]
 
 
-@pytest.mark.parametrize(("architecture", "separation"), [(n, "blocks") for n in ARCHITECTURES] + OTHER_WAYS)
+OWN_WAYS = [(name, way) for name in ARCHITECTURES for way in ("blocks", "varlen")]
+SEPARATIONS = OWN_WAYS + OTHER_WAYS
+
+
+@pytest.mark.parametrize(("architecture", "separation"), SEPARATIONS)
 def test_an_example_in_a_row_is_as_it_is_alone(architecture: str, separation: str) -> None:
     model = tiny_model(architecture).double()
     backbone = backbone_of(model)

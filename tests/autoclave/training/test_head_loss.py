@@ -119,19 +119,20 @@ def test_of_equal_logits_the_first_counts_as_the_highest() -> None:
 
 def test_nothing_but_a_few_rows_of_logits_exists_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[tuple[int, ...]] = []
-    linear = functional.linear
+    product = torch.mm
 
-    def watched(*arguments: Any) -> Tensor:
-        result = linear(*arguments)
+    def watched(*arguments: Any, **out: Any) -> Tensor:
+        result = product(*arguments, **out)
         shapes.append(tuple(result.shape))
         return result
 
     monkeypatch.setitem(head_loss.LOGITS_AT_ONCE, "cpu", 16 * 50)
-    monkeypatch.setattr(functional, "linear", watched)
+    monkeypatch.setattr(torch, "mm", watched)
     hidden = torch.randn(40, 8, dtype=torch.float64).requires_grad_()
     losses, _ = token_losses(frozen_head(50, 8), hidden, torch.zeros(40, dtype=torch.int64))
     losses.sum().backward()  # type: ignore[no-untyped-call]
-    assert shapes == [(16, 50), (16, 50), (8, 50)], "and no product of the head in the backward pass"
+    chunks = [(16, 50), (16, 8), (16, 50), (16, 8), (8, 50), (8, 8)]  # logits and gradient of each
+    assert shapes == chunks, "and no product of the head in the backward pass"
 
 
 def test_the_mean_of_a_step_is_the_same_however_it_is_accumulated() -> None:

@@ -12,7 +12,7 @@ from service.jobs.states import Stage
 from tests.workers.pipeline_bench import PipelineBench, outputs
 from workers.attempt import Attempt, StageError
 from workers.messages import Checkpointed, MetricsMeasured, Noted, StepsMeasured
-from workers.order import Order, set_stop_flag
+from workers.order import Order, TokenCacheOrder, set_stop_flag
 from workers.profile_files import realignment
 from workers.reporter import Reporter
 
@@ -111,6 +111,25 @@ def test_packing_and_inputs_reach_the_loop(bench: PipelineBench, monkeypatch: py
     train = outputs(run_training(bench, order, monkeypatch))["train"]
     assert train["trained_tokens"] > 2 * plain["trained_tokens"]
     assert train["adapter_sha256"] != plain["adapter_sha256"]
+
+
+def test_a_later_attempt_finds_its_tokens(bench: PipelineBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And trains to the same bytes. Without a cache in the order nothing is kept."""
+    plain = outputs(run_training(bench, bench.order, monkeypatch))["train"]
+    folder = bench.folder / "tokens"
+    cache = TokenCacheOrder(folder=str(folder), max_bytes=10**6)
+    assert not folder.exists()
+    for number in (2, 3):
+        order = msgspec.structs.replace(bench.order, token_cache=cache, fencing_number=number)
+        if number == 3:
+
+            def encode(*_: Any, **__: Any) -> None:
+                raise AssertionError("tokenised again")
+
+            monkeypatch.setattr("autoclave.data.token_cache.encode", encode)
+        train = outputs(run_training(bench, order, monkeypatch))["train"]
+        assert train["adapter_sha256"] == plain["adapter_sha256"]
+        assert len(list(folder.iterdir())) == 2, "training and validation file"
 
 
 def test_a_validation_set_that_is_cut_to_nothing_cannot_stop_anything(
