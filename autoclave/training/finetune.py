@@ -19,7 +19,8 @@ from autoclave.outputs import output_folder
 from autoclave.progress import ProgressCallback
 from autoclave.spec import FinetuneMethod, LoraSpec, SftSpec, Spec, TrainSpec
 from autoclave.training.checkpoint import CheckpointStore
-from autoclave.training.loop import TrainResult, finetune
+from autoclave.training.loop import finetune
+from autoclave.training.result import TrainResult
 
 RECORD_FILE = "training.json"
 _SFT = SftSpec()

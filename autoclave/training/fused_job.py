@@ -19,7 +19,7 @@ from autoclave.modelling.lora_linear import Factors
 from autoclave.progress import Progress, ProgressCallback, seconds_remaining
 from autoclave.spec import LoraSpec, TrainSpec
 from autoclave.training.batches import ShuffledSteps, up_to_last_trained
-from autoclave.training.loop import TrainResult
+from autoclave.training.result import TrainResult
 from autoclave.training.schedule import learning_rate_at
 from autoclave.training.validation import Measured, Validation, is_due
 

@@ -17,6 +17,7 @@ from service.catalog import repository
 from service.catalog.base_files import linear_modules, max_position_embeddings
 from service.catalog.errors import model_not_found
 from service.deps import AuthenticatedRoute, CallerDep, DatabaseDep
+from service.jobs.defence import SPECS, unavailable
 from service.jobs.training import FIELDS
 from service.models import AlignedBase
 
@@ -49,6 +50,12 @@ class ModelLimits(BaseModel):
     early_stopping: dict[str, Limit]
     """Of `training.early_stopping`; without a default, the field must be given."""
     lora: dict[str, Limit]
+    defence: str
+    """`defence.name` of jobs that name none."""
+    defences: dict[str, dict[str, Limit]]
+    """What `defence` may be on this base: by name, its settings."""
+    defences_unavailable: dict[str, str]
+    """Why the others may not."""
     target_modules: list[str] | None
     target_modules_unavailable: str | None
 
@@ -85,6 +92,13 @@ def limits_of(base: AlignedBase) -> ModelLimits:
     longest = longest_sequence(base)
     training = {name: train[name] for name in FIELDS}
     training["max_seq_length"] = train["max_seq_length"].model_copy(update={"maximum": longest})
+    not_here = unavailable(base)
+    own = spec.defence
+    defences = {
+        name: _with_defaults(_bounds(kind), own.model_dump(mode="json")) if name == own.name else _bounds(kind)
+        for name, kind in SPECS.items()
+        if name not in not_here
+    }
     modules, reason = None, None
     try:
         modules = list(linear_modules(Path(base.path), base.sha256))
@@ -101,6 +115,9 @@ def limits_of(base: AlignedBase) -> ModelLimits:
         training=training,
         early_stopping=_bounds(EarlyStopping),
         lora=_with_defaults(_bounds(LoraSpec), spec.lora.model_dump(mode="json")),
+        defence=own.name,
+        defences={name: {s: x for s, x in limits.items() if s != "name"} for name, limits in defences.items()},
+        defences_unavailable=not_here,
         target_modules=modules,
         target_modules_unavailable=reason,
     )
