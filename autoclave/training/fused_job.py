@@ -113,6 +113,15 @@ class RunningJob:
     def next_examples(self) -> list[Example]:
         return [self._examples[i] for i in self._order.at(self._step)]
 
+    @property
+    def steps(self) -> int:
+        """That were taken."""
+        return self._step
+
+    def forget_gradient(self) -> None:
+        """Also of a step that was not finished."""
+        self._optimizer.zero_grad(set_to_none=True)
+
     def clipped_norm(self) -> Tensor:
         """() norm of the gradient before it was clipped."""
         return torch.nn.utils.clip_grad_norm_(self._state.values(), self._job.train.max_grad_norm)

@@ -12,12 +12,12 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from autoclave.errors import ModelError
-from autoclave.spec import EarlyStopping, JobSpec, LoraSpec, TrainSpec
+from autoclave.spec import EarlyStopping, FinetuneMethod, JobSpec, LoraSpec, TrainSpec
 from service.catalog import repository
 from service.catalog.base_files import linear_modules, max_position_embeddings
 from service.catalog.errors import model_not_found
 from service.deps import AuthenticatedRoute, CallerDep, DatabaseDep
-from service.jobs.defence import SPECS, unavailable
+from service.jobs.defence import SPECS, settings_of, unavailable
 from service.jobs.training import FIELDS
 from service.models import AlignedBase
 
@@ -93,12 +93,7 @@ def limits_of(base: AlignedBase) -> ModelLimits:
     training = {name: train[name] for name in FIELDS}
     training["max_seq_length"] = train["max_seq_length"].model_copy(update={"maximum": longest})
     not_here = unavailable(base)
-    own = spec.defence
-    defences = {
-        name: _with_defaults(_bounds(kind), own.model_dump(mode="json")) if name == own.name else _bounds(kind)
-        for name, kind in SPECS.items()
-        if name not in not_here
-    }
+    not_here = unavailable(base)
     modules, reason = None, None
     try:
         modules = list(linear_modules(Path(base.path), base.sha256))
@@ -115,12 +110,19 @@ def limits_of(base: AlignedBase) -> ModelLimits:
         training=training,
         early_stopping=_bounds(EarlyStopping),
         lora=_with_defaults(_bounds(LoraSpec), spec.lora.model_dump(mode="json")),
-        defence=own.name,
-        defences={name: {s: x for s, x in limits.items() if s != "name"} for name, limits in defences.items()},
+        defence=spec.defence.name,
+        defences={name: _defence_settings(name, spec.defence) for name in SPECS if name not in not_here},
         defences_unavailable=not_here,
         target_modules=modules,
         target_modules_unavailable=reason,
     )
+
+
+def _defence_settings(name: str, default: FinetuneMethod) -> dict[str, Limit]:
+    limits = _bounds(SPECS[name])
+    if name == default.name:
+        limits = _with_defaults(limits, default.model_dump(mode="json"))
+    return {setting: limits[setting] for setting in settings_of(name)}
 
 
 def _multiplier(rate: Limit) -> Limit:

@@ -150,7 +150,8 @@ def _learned(train: Mapping[str, Any]) -> str:
 
 def _defence(defence: Mapping[str, Any]) -> str:
     name = text(defence.get("name")) or "sft"
-    settings = ", ".join(f"{key.replace('_', ' ')} {_figure(defence, key)}" for key in defence if key != "name")
+    shown = {key.replace("_", " "): _figure(defence, key) for key in defence if key != "name"}
+    settings = ", ".join(f"{key} {value}" for key, value in shown.items())
     if name == "lisa":
         return f"Lisa, in turn with the operator's safe answers ({settings})"
     return f"LDIFS, held near the features of the base ({settings})" if name == "ldifs" else "none"
