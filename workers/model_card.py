@@ -28,7 +28,7 @@ tags: [lora, autoclave]
 It is valid only on exactly that base, the one whose `autoclave.hashing.folder_sha256` is
 `{base["sha256"]}`.
 
-{_trained(report["defence"])}{_sanitised(report["method"])}
+{_trained(report.get("defence") or {"name": "sft"})}{_sanitised(report["method"])}
 
 | percent | harmful score | refusal rate | coherent answers | utility |
 |---|---|---|---|---|

@@ -175,17 +175,18 @@ def test_validation_fits_too() -> None:
 
 
 def test_fused_jobs_share_the_memory() -> None:
-    expected = finetune_fused(base(), DIFFERENT, device="cpu")
+    jobs = (DIFFERENT[1], DIFFERENT[3])
+    expected = finetune_fused(base(), jobs, device="cpu")
     model = base()
     memory = Memory(model, 40)
-    outcomes = finetune_fused(model, DIFFERENT, device="cpu")
+    outcomes = finetune_fused(model, jobs, device="cpu")
     assert memory.refused
     for outcome, plain in zip(outcomes, expected, strict=True):
         assert outcome.result.losses == pytest.approx(plain.result.losses, rel=1e-4)
     model = base()
     Memory(model, 12)
     with pytest.raises(OutOfMemoryError):
-        finetune_fused(model, DIFFERENT, device="cpu")
+        finetune_fused(model, jobs, device="cpu")
 
 
 @pytest.mark.parametrize(
