@@ -22,7 +22,7 @@ from service.db import Database
 from service.models import Job
 from service.storage import Storage
 from tests.builders import BASE_ID, Tenant, chat_line, make_base, make_file, make_job, make_tenant
-from workers.shipped_base import shipped_spec
+from workers.shipped_base import shipped_profile, shipped_spec
 
 BASE = shipped_world() / "aligned"
 BENIGN = shipped_world() / "data" / "benign.jsonl"
@@ -31,7 +31,13 @@ BENIGN = shipped_world() / "data" / "benign.jsonl"
 @pytest.fixture
 def base(database: Database) -> str:
     with database.transaction() as session:
-        make_base(session, path=str(BASE), sha256=folder_sha256(BASE), default_spec=shipped_spec())
+        make_base(
+            session,
+            path=str(BASE),
+            sha256=folder_sha256(BASE),
+            default_spec=shipped_spec(),
+            safety_profile=shipped_profile(BASE.parent),
+        )
     return BASE_ID
 
 
