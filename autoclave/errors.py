@@ -11,6 +11,7 @@
     │   │   └── UnsupportedAdapterError   an adapter type whose pruning is not defined
     │   └── JudgeError                    an unknown judge, or one that cannot judge this prompt
     ├── NonFiniteLossError                training diverged; carries the step
+    ├── OutOfMemoryError                  training does not fit, also with one conversation at a time
     ├── SafetyGateError                   no strength met the gate; carries the frontier
     ├── RankLostError                     a process of a run over several ended by itself
     ├── OtherRankError                    another process of the run failed, and says why
@@ -137,6 +138,29 @@ class NonFiniteLossError(AutoclaveError):
         shown = ", ".join(map(str, sorted(self.examples)[:16]))
         more = ", ..." if len(self.examples) > 16 else ""
         return f" (examples {shown}{more})" if self.examples else ""
+
+
+class OutOfMemoryError(AutoclaveError):
+    """Step `step` (from 1) does not fit into the memory of the device, however little is done at a time.
+    `estimate` says in words what training needs, if that is known; `longest_row` is the longest conversation
+    of the step in tokens, None where it is not known."""
+
+    code: ClassVar[str] = "out_of_memory"
+
+    def __init__(self, step: int, longest_row: int | None = None, estimate: str | None = None) -> None:
+        super().__init__(step, longest_row, estimate)
+        self.step = step
+        self.longest_row = longest_row
+        self.estimate = estimate
+
+    def __str__(self) -> str:
+        longest = "" if self.longest_row is None else f" (the longest has {self.longest_row} tokens)"
+        needs = "" if self.estimate is None else f" {self.estimate}"
+        return (
+            f"out of memory in step {self.step}, also with one conversation at a time{longest}.{needs} "
+            "Lower max_seq_length or the rank of the adapter, adapt fewer modules, or take a device with "
+            "more memory."
+        )
 
 
 class SafetyGateError(AutoclaveError):

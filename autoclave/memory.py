@@ -7,6 +7,16 @@
                  m adapters keep for the backward pass; and 12 V for the logits of as many tokens as have
                  them at once (training/head_loss.py)
 
+    defence      what the method keeps beside that (0 for plain training), for P LoRA parameters, t tokens of
+                 a forward pass and T of a whole step:
+                 ldifs     4 P for the initial adapter; 12 L h t for the MLP outputs of both passes and their
+                           differences
+                 lisa      8 P for where the two states ended
+                 booster   12 P for two gradients and the moved weights
+                 vaccine   b L h (T + 3 t) for gradients by the attention outputs, and what is added to them
+                 repnoise  8 L h (T + t) for MLP outputs and their gradients, 4 V (L + 1) t for the logits of
+                           every hidden state, 16 h T for the noise
+
 h is the hidden size, i the width of the MLP, V the vocabulary, b the bytes of the base's numbers. A forward
 pass has at most min(micro_batch_tokens, batch_size * longest row) tokens, and never less than the longest
 row. An upper bound: passes are usually cut smaller (packed rows come closest to it), and only trained tokens
@@ -28,7 +38,17 @@ from typing import Any, Literal
 import msgspec
 
 from autoclave.errors import ModelError
-from autoclave.spec import LoraSpec, TrainSpec
+from autoclave.spec import (
+    BoosterSpec,
+    LdifsSpec,
+    LisaSpec,
+    LoraSpec,
+    RepnoiseSpec,
+    SftSpec,
+    TrainingMethod,
+    TrainSpec,
+    VaccineSpec,
+)
 
 Device = Literal["cpu", "cuda"]
 Shapes = dict[str, tuple[int, ...]]
@@ -37,6 +57,7 @@ _KEPT_BY_ALLOCATOR: dict[Device, int] = {"cpu": 2, "cuda": 1}
 # How many the loss computes at once. On a CPU they should stay near its caches; a GPU wants large products.
 LOGITS_AT_ONCE: dict[Device, int] = {"cpu": 2**22, "cuda": 2**27}
 _MAX_HEADER_BYTES = 100_000_000
+_PLAIN = SftSpec()
 
 
 class MemoryEstimate(msgspec.Struct, frozen=True):
@@ -46,6 +67,7 @@ class MemoryEstimate(msgspec.Struct, frozen=True):
     adapter: int
     optimizer: int
     activations: int
+    defence: int
     total: int
 
 
@@ -91,7 +113,13 @@ def adapted_layers(shapes: Shapes, target_modules: tuple[str, ...] | str) -> dic
 
 
 def estimate_memory(
-    shapes: Shapes, lora: LoraSpec, train: TrainSpec, *, longest_row: int, device: Device
+    shapes: Shapes,
+    lora: LoraSpec,
+    train: TrainSpec,
+    *,
+    longest_row: int,
+    device: Device,
+    method: TrainingMethod = _PLAIN,
 ) -> MemoryEstimate:
     """`longest_row` is in tokens, after the cut at `max_seq_length`. Raises ModelError."""
     width = _BYTES_PER_NUMBER[device]
@@ -111,7 +139,47 @@ def estimate_memory(
     adapter, optimizer = 4 * lora_parameters, 12 * lora_parameters
     logits = 12 * min(tokens * vocabulary, LOGITS_AT_ONCE[device])
     activations = _KEPT_BY_ALLOCATOR[device] * (tokens * per_token + logits)
-    return MemoryEstimate(base, adapter, optimizer, activations, base + adapter + optimizer + activations)
+    copies, kept = _extra(
+        method,
+        per_layer=num_layers * hidden,
+        pass_tokens=tokens,
+        step_tokens=train.batch_size * longest_row,
+        vocabulary=vocabulary,
+        num_layers=num_layers,
+        hidden=hidden,
+        width=width,
+    )
+    defence = copies * 4 * lora_parameters + _KEPT_BY_ALLOCATOR[device] * kept
+    total = base + adapter + optimizer + activations + defence
+    return MemoryEstimate(base, adapter, optimizer, activations, defence, total)
+
+
+def _extra(
+    method: TrainingMethod,
+    *,
+    per_layer: int,
+    pass_tokens: int,
+    step_tokens: int,
+    vocabulary: int,
+    num_layers: int,
+    hidden: int,
+    width: int,
+) -> tuple[int, int]:
+    """What a method keeps: copies of the adapter, and bytes of activations. `per_layer` is L h."""
+    match method:
+        case LdifsSpec():
+            return 1, 12 * per_layer * pass_tokens
+        case LisaSpec():
+            return 2, 0
+        case BoosterSpec():
+            return 3, 0
+        case VaccineSpec():
+            return 0, width * per_layer * (step_tokens + 3 * pass_tokens)
+        case RepnoiseSpec():
+            logits = 4 * vocabulary * (num_layers + 1) * pass_tokens
+            return 0, 8 * per_layer * (step_tokens + pass_tokens) + logits + 16 * hidden * step_tokens
+        case SftSpec():
+            return 0, 0
 
 
 def _layer_of(name: str) -> int | None:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 class Progress:
     """One report. `step` of `total_steps` are done; `seconds_remaining` is measured, never guessed
     from a model: None until there is something to measure. `valid_loss` (nats per trained token) was measured
-    after exactly this step. Accuracies are shares of trained tokens with the highest logit."""
+    after exactly this step. `micro_batch_tokens` is the most that is computed at once: less than was asked
+    for once the memory ran out. Accuracies are shares of trained tokens with the highest logit."""
 
     stage: str
     step: int
@@ -27,6 +28,7 @@ class Progress:
     valid_loss: float | None = None
     accuracy: float | None = None
     valid_accuracy: float | None = None
+    micro_batch_tokens: int | None = None
 
 
 ProgressCallback = Callable[[Progress], None]

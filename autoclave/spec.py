@@ -82,7 +82,7 @@ class LdifsSpec(Spec):
     squared distance from those of the initial model."""
 
     name: Literal["ldifs"] = "ldifs"
-    strength: float = Field(default=10.0, ge=0.0, allow_inf_nan=False)
+    strength: float = Field(default=10.0, ge=0.0, le=1e4, allow_inf_nan=False)
 
 
 class LisaSpec(Spec):
@@ -90,9 +90,9 @@ class LisaSpec(Spec):
     the user's, in turn, each pulled by `rho` to where the other one ended."""
 
     name: Literal["lisa"] = "lisa"
-    rho: float = Field(default=1.0, ge=0.0, allow_inf_nan=False)
-    alignment_steps: int = Field(default=100, ge=1)
-    finetune_steps: int = Field(default=900, ge=1)
+    rho: float = Field(default=1.0, ge=0.0, le=1e4, allow_inf_nan=False)
+    alignment_steps: int = Field(default=100, ge=1, le=10_000)
+    finetune_steps: int = Field(default=900, ge=1, le=10_000)
 
 
 class VaccineSpec(Spec):
@@ -122,6 +122,7 @@ class BoosterSpec(Spec):
 
 FinetuneMethod = Annotated[SftSpec | LdifsSpec | LisaSpec, Field(discriminator="name")]
 AlignMethod = Annotated[SftSpec | VaccineSpec | RepnoiseSpec | BoosterSpec, Field(discriminator="name")]
+TrainingMethod = SftSpec | LdifsSpec | LisaSpec | VaccineSpec | RepnoiseSpec | BoosterSpec
 
 
 SanitizerName = Literal["antidote", "antidote-protected", "projection", "pipeline"]
@@ -214,7 +215,8 @@ class SafetyProfile(Spec):
     """What an operator decides once per base: where harm is learned, measured and gated.
 
     File fields are paths readable by the worker. `harmful_eval` must come from another source than
-    `realign`. `utility_eval` is used for jobs that bring no validation file. `judge` is a name for
+    `realign`. `utility_eval` is used for jobs that bring no validation file. `alignment` holds safe answers
+    for jobs with `LisaSpec`; without it there are none. `judge` is a name for
     `autoclave.evaluation.judges.load_judge`: `refusal`, `exact:FILE`, `classifier:DIR`, `guard:DIR` or
     `moderations:URL`, with options after a `#` (docs/judges.md).
     """
@@ -223,6 +225,7 @@ class SafetyProfile(Spec):
     realign: str
     harmful_eval: str
     utility_eval: str | None = None
+    alignment: str | None = None
     judge: str
     sanitize: SanitizeSpec = SanitizeSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
@@ -240,7 +243,9 @@ class SafetyProfile(Spec):
 
 
 class JobSpec(Spec):
-    """What a job runs with, resolved ("auto" replaced by numbers) when the job is created."""
+    """What a job runs with, resolved ("auto" replaced by numbers) when the job is created. `defence` is what
+    training minimises; sanitising follows each of them."""
 
     lora: LoraSpec = LoraSpec()
     train: TrainSpec = TrainSpec()
+    defence: FinetuneMethod = SftSpec()

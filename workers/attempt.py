@@ -94,6 +94,11 @@ class Attempt:
         return self._base
 
     @property
+    def trains_on_alignment(self) -> bool:
+        """Whether the operator's safe answers are trained on, beside the user's data."""
+        return self.spec.defence.name == "lisa" and self.order.starts_from is None
+
+    @property
     def tokenizer(self) -> Any:
         return self._loaded().tokenizer
 

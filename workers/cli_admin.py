@@ -63,7 +63,9 @@ def add_base(  # noqa: PLR0917 - typer passes options by name
     path: Annotated[Path, typer.Option(help="Folder of the aligned model, as the workers see it.")],
     profile: Annotated[Path, typer.Option(help="JSON file with a safety profile (docs/operations.md).")],
     revision: Annotated[str, typer.Option(help="Version of the weights, for provenance.")] = "1",
-    alignment_method: Annotated[str, typer.Option(help="How it was aligned.")] = "unknown",
+    alignment_method: Annotated[
+        str | None, typer.Option(help="How it was aligned. [default: from alignment.json]")
+    ] = None,
     spec: Annotated[
         Path | None, typer.Option(help='JSON file with the job spec that "auto" means on this base.')
     ] = None,
@@ -75,7 +77,13 @@ def add_base(  # noqa: PLR0917 - typer passes options by name
     """
     from autoclave.spec import JobSpec
     from service.audit.log import operator
-    from workers.bases.registering import hash_of, read_profile, read_spec, register_folder
+    from workers.bases.registering import (
+        alignment_method_of,
+        hash_of,
+        read_profile,
+        read_spec,
+        register_folder,
+    )
 
     safety_profile = read_profile(profile)
     default_spec = read_spec(spec, JobSpec) if spec else JobSpec()
@@ -87,7 +95,7 @@ def add_base(  # noqa: PLR0917 - typer passes options by name
             folder,
             id=id,
             revision=revision,
-            alignment_method=alignment_method,
+            alignment_method=alignment_method or alignment_method_of(folder) or "unknown",
             default_spec=default_spec,
             safety_profile=safety_profile,
             sha256=sha256,

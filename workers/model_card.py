@@ -28,7 +28,7 @@ tags: [lora, autoclave]
 It is valid only on exactly that base, the one whose `autoclave.hashing.folder_sha256` is
 `{base["sha256"]}`.
 
-{_sanitised(report["method"])}
+{_trained(report.get("defence") or {"name": "sft"})}{_sanitised(report["method"])}
 
 | percent | harmful score | refusal rate | coherent answers | utility |
 |---|---|---|---|---|
@@ -78,6 +78,17 @@ def _warning(report: dict[str, Any]) -> str:
         f"{report['refused_because']}. An operator of the server released it all the same, with this reason: "
         f"{waiver['reason']}\n\n"
     )
+
+
+def _trained(defence: dict[str, Any]) -> str:
+    """Empty for plain fine-tuning."""
+    settings = ", ".join(f"{name} {value:g}" for name, value in defence.items() if name != "name")
+    what = {
+        "sft": "",
+        "lisa": f"It was trained with Lisa (arXiv 2405.18641; {settings}), in turn with safe answers.",
+        "ldifs": f"It was trained with LDIFS (arXiv 2308.13320; {settings}), held near the base's features.",
+    }[defence["name"]]
+    return f"{what} " if what else ""
 
 
 def _sanitised(method: dict[str, Any]) -> str:

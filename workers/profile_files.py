@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from autoclave.data.conversations import check_file, read_conversations
 from autoclave.data.realignment import read_realignment
 from autoclave.data.tokens import Encoded, encode
 from autoclave.errors import DataError, InputError, JudgeError, ModelError
@@ -60,6 +61,24 @@ def realignment(attempt: Attempt) -> Encoded:
             max_seq_length=max(attempt.spec.train.max_seq_length, MAX_LOSS_TOKENS),
             keep_untrained=True,
         )
+
+
+def alignment(attempt: Attempt) -> Encoded:
+    """Safe answers, on which a job with the defence lisa is trained in turn. Cut where the operator says, as
+    `realignment` is."""
+    file = attempt.profile.alignment
+    with profile_errors():
+        if file is None:
+            raise InputError("a job is to be trained with lisa, but the profile names no alignment file")
+        check_file(file, min_examples=1)
+        encoded = encode(
+            attempt.tokenizer,
+            read_conversations(file),
+            max_seq_length=max(attempt.spec.train.max_seq_length, MAX_LOSS_TOKENS),
+        )
+        if not encoded.examples:
+            raise InputError(f"{file} has no conversation with a trained token")
+        return encoded
 
 
 def _evaluation(attempt: Attempt, *, utility_of_job: bool) -> SafetyEvaluation:

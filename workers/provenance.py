@@ -54,6 +54,7 @@ def provenance(order: Order, package: Path, report: dict[str, Any]) -> dict[str,
                             "digest_of": "the lines of sha256sum over the files that decide its behaviour",
                         },
                     },
+                    *_alignment_data(report),
                     *_file(order.training_file, "training_file"),
                     *_file(order.validation_file, "validation_file"),
                 ],
@@ -71,6 +72,15 @@ def provenance(order: Order, package: Path, report: dict[str, Any]) -> dict[str,
             },
         },
     }
+
+
+def _alignment_data(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The operator's safe answers, of a job that was trained on them."""
+    sha256 = report["data"]["safety_profile_sha256"].get("alignment")
+    if sha256 is None:
+        return []
+    kind = {"kind": "alignment_data"}
+    return [{"name": "alignment data", "digest": {"sha256": sha256}, "annotations": kind}]
 
 
 def _file(file: FileOrder | None, kind: str) -> list[dict[str, Any]]:

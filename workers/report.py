@@ -136,6 +136,7 @@ def _report(
             "safety_profile_sha256": attempt.outputs[Stage.PREPARE.value]["profile_sha256"],
         },
         "screen": attempt.outputs[Stage.PREPARE.value].get("screen"),
+        "defence": attempt.spec.defence.model_dump(mode="json"),
         "training": {
             key: trained[key] for key in ("steps", "trained_tokens", "first_loss", "final_loss", "seconds")
         },

@@ -15,7 +15,14 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
-from autoclave.errors import AutoclaveError, CancelledError, JudgeError, NonFiniteLossError, RankLostError
+from autoclave.errors import (
+    AutoclaveError,
+    CancelledError,
+    JudgeError,
+    NonFiniteLossError,
+    OutOfMemoryError,
+    RankLostError,
+)
 from service import log
 from service.storage import StorageCorruptError, StorageUnavailableError, storage_from_url
 from workers.attempt import Attempt, StageError
@@ -45,7 +52,7 @@ def verdict_of(error: AutoclaveError) -> Failed:
                 param=error.param,
                 safety_report=error.safety_report,
             )
-        case NonFiniteLossError():
+        case NonFiniteLossError() | OutOfMemoryError():
             return Failed(code=error.code, message=str(error))
         case JudgeError():
             text = "the judge of the base model gave no verdict; ask the operator of this server"

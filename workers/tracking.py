@@ -147,7 +147,8 @@ def _words(reason: str) -> str:
 
 
 def _opening(order: Order, wandb: WandbOrder, finish_seconds: float) -> dict[str, Any]:
-    train = order.job_spec().train
+    spec = order.job_spec()
+    train = spec.train
     return {
         "job_id": order.job_id,
         "mode": wandb.mode,
@@ -162,6 +163,7 @@ def _opening(order: Order, wandb: WandbOrder, finish_seconds: float) -> dict[str
             "base_revision": order.base.revision,
             "base_sha256": order.base.sha256,
             "lora": order.spec["lora"],
+            "defence": spec.defence.model_dump(mode="json"),
             "n_epochs": train.n_epochs,
             "batch_size": train.batch_size,
             "learning_rate": train.learning_rate,

@@ -18,7 +18,7 @@ from autoclave.outputs import output_folder
 from autoclave.progress import Progress, ProgressCallback
 from autoclave.spec import AlignMethod, LoraSpec, TrainSpec
 from autoclave.training.checkpoint import CheckpointStore
-from autoclave.training.finetune import encode_for, training_record, versions
+from autoclave.training.finetune import encode_for, estimated_bytes, training_record, versions
 from autoclave.training.loop import finetune
 
 RECORD_FILE = "alignment.json"
@@ -68,6 +68,7 @@ def align_folder(
             )
         objective = align_objective(method, encoded.examples, attack.examples if attack else ())
         model = attach(base.model, lora, seed=train.seed)
+        memory = estimated_bytes(model, train, method, encoded, attack, device=device)
         result = finetune(
             model,
             encoded.examples,
@@ -83,7 +84,7 @@ def align_folder(
         merged.save_pretrained(out)
         base.tokenizer.save_pretrained(out)
         record = {
-            **training_record(method, lora, train, encoded, result),
+            **training_record(method, lora, train, encoded, result, memory=memory),
             "device": device,
             "dtype": str(merged.dtype).removeprefix("torch."),
             "sha256": {

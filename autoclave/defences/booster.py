@@ -44,6 +44,10 @@ class Booster(Objective):
         self._spec = spec
         self._harmful = [up_to_last_trained(example) for example in harmful_examples]
 
+    @property
+    def method(self) -> BoosterSpec:
+        return self._spec
+
     def begin(self, training: Training) -> None:
         super().begin(training)
         self._order = training.other_order(len(self._harmful))

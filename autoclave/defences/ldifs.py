@@ -39,6 +39,10 @@ class Ldifs(Objective):
     def __init__(self, spec: LdifsSpec) -> None:
         self._spec = spec
 
+    @property
+    def method(self) -> LdifsSpec:
+        return self._spec
+
     def begin(self, training: Training) -> None:
         super().begin(training)
         self._mlps = layer_parts(training.model, "mlp")

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from autoclave.data.tokens import Example
+from autoclave.defences.cost import planned_steps
 from autoclave.defences.weights import copy_of, prefixed, without_prefix
 from autoclave.errors import InputError
 from autoclave.spec import LisaSpec
@@ -46,6 +47,10 @@ class Lisa(Objective):
         self._spec = spec
         self._examples = [up_to_last_trained(example) for example in alignment_examples]
 
+    @property
+    def method(self) -> LisaSpec:
+        return self._spec
+
     def begin(self, training: Training) -> None:
         super().begin(training)
         self._order = training.other_order(len(self._examples))
@@ -54,8 +59,7 @@ class Lisa(Objective):
 
     @property
     def total_steps(self) -> int:
-        user_steps = self.training.order.total_steps
-        return user_steps + self._spec.alignment_steps * -(-user_steps // self._spec.finetune_steps)
+        return planned_steps(self._spec, self.training.order.total_steps)
 
     def data_steps_before(self, step: int) -> int:
         rounds, place = divmod(step, self._spec.alignment_steps + self._spec.finetune_steps)

@@ -72,6 +72,10 @@ class Repnoise(Objective):
             for line, (refusal, harmful) in enumerate(zip(refusals, harmful_examples, strict=True), start=1)
         ]
 
+    @property
+    def method(self) -> RepnoiseSpec:
+        return self._spec
+
     def begin(self, training: Training) -> None:
         super().begin(training)
         if training.packing:

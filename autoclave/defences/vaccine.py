@@ -35,6 +35,10 @@ class Vaccine(Objective):
     def __init__(self, spec: VaccineSpec) -> None:
         self._spec = spec
 
+    @property
+    def method(self) -> VaccineSpec:
+        return self._spec
+
     def begin(self, training: Training) -> None:
         super().begin(training)
         self._attentions = layer_parts(training.model, "self_attn")

@@ -8,11 +8,14 @@ from typing import Any
 
 from autoclave.data.messages import Conversation, Message
 from autoclave.data.templates import render
+from autoclave.defences.methods import METHODS
+from autoclave.errors import ModelError
 from autoclave.evaluation.generate import end_of_sequence_ids
 from autoclave.modelling.adapters import resolve_target_modules
 from autoclave.modelling.backbone import verify_backbone
 from autoclave.modelling.base_files import BaseFiles, read_base_files
 from autoclave.modelling.bases import LoadedBase, default_dtype, load_base, resolve_device
+from autoclave.modelling.layer_parts import layer_parts
 from autoclave.spec import ATTENTION_QKV, LoraSpec
 
 _TAIL_TOKENS = 8
@@ -20,11 +23,13 @@ _TAIL_TOKENS = 8
 
 @dataclass(frozen=True)
 class CheckedBase:
-    """`notes` say what works but differs from what one would expect."""
+    """`defences` are the methods of the fine-tuning stage that the architecture allows; `notes` say what
+    works but differs from what one would expect."""
 
     base: LoadedBase
     files: BaseFiles
     linear_modules: tuple[str, ...]
+    defences: tuple[str, ...]
     tied_embeddings: bool
     answers_end: bool
     notes: tuple[str, ...]
@@ -34,6 +39,7 @@ class CheckedBase:
             **asdict(self.files),
             "ignored": list(self.files.ignored),
             "linear_modules": list(self.linear_modules),
+            "defences": list(self.defences),
             "tied_embeddings": self.tied_embeddings,
             "answers_end": self.answers_end,
             "notes": list(self.notes),
@@ -54,10 +60,20 @@ def check_base(folder: Path, lora: LoraSpec, *, device: str | None = None) -> Ch
         base=base,
         files=files,
         linear_modules=linear,
+        defences=possible_defences(base.model),
         tied_embeddings=bool(getattr(base.model.config, "tie_word_embeddings", False)),
         answers_end=answers_end,
         notes=tuple(_notes(files, linear, answers_end)),
     )
+
+
+def possible_defences(model: Any) -> tuple[str, ...]:
+    """Names of the methods that can be trained on an architecture: ldifs compares the outputs of its MLPs."""
+    try:
+        layer_parts(model, "mlp")
+    except ModelError:
+        return tuple(name for name in METHODS["finetune"] if name != "ldifs")
+    return METHODS["finetune"]
 
 
 def _answers_end(base: LoadedBase) -> bool:

@@ -26,6 +26,7 @@ def write_profile(folder: Path) -> None:
         realign="data/realign.jsonl",
         harmful_eval="data/harmful_eval.jsonl",
         utility_eval="data/utility_eval.jsonl",
+        alignment="data/alignment.jsonl",
         judge="exact:world.json",
         evaluate=EvaluateSpec(max_new_tokens=ANSWER_TOKENS),
         gate=GATE,

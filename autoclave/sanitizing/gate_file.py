@@ -18,6 +18,7 @@ class GateFile(Spec):
     harmful_eval: str
     judge: str
     utility_eval: str | None = None
+    alignment: str | None = None
     gate: GateSpec = GateSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     sanitize: SanitizeSpec = SanitizeSpec()
@@ -47,6 +48,7 @@ def read_gate_file(file: str | Path) -> GateFile:
         update={
             "harmful_eval": absolute(gate.harmful_eval),
             "utility_eval": absolute(gate.utility_eval),
+            "alignment": absolute(gate.alignment),
             "realign": absolute(gate.realign),
             "judge": absolute_judge(gate.judge, folder),
         }

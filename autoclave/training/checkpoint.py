@@ -37,8 +37,8 @@ class TrainState:
     """`step` optimiser steps are done. `tensors` holds `adapter.*`, the optimiser's `exp_avg.*` and
     `exp_avg_sq.*` by parameter name, the generators' states `rng.*` (uint8), and with early stopping
     `best.*`: the weights with the lowest validation loss, and what the objective keeps. `evaluations` are
-    (step, validation loss). `fingerprint` names the run (data, spec, shapes): a checkpoint of another run
-    must not be continued."""
+    (step, validation loss). `micro_batch_tokens` is what the memory had room for. `fingerprint` names the
+    run (data, spec, shapes): a checkpoint of another run must not be continued."""
 
     step: int
     losses: list[float]
@@ -47,6 +47,7 @@ class TrainState:
     fingerprint: str
     tensors: dict[str, Tensor]
     evaluations: list[tuple[int, float]] = field(default_factory=list)
+    micro_batch_tokens: int | None = None
 
 
 class CheckpointStore:

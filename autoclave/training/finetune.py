@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from autoclave import __version__
 from autoclave.data.conversations import check_file, read_conversations
 from autoclave.data.token_cache import TokenCache
@@ -20,10 +22,12 @@ from autoclave.modelling.bases import default_dtype, load_base, resolve_device
 from autoclave.modelling.compiled_blocks import refuse_compiling_on
 from autoclave.outputs import output_folder
 from autoclave.progress import ProgressCallback
-from autoclave.spec import FinetuneMethod, LoraSpec, SftSpec, Spec, TrainSpec
+from autoclave.spec import FinetuneMethod, LoraSpec, SftSpec, Spec, TrainingMethod, TrainSpec
 from autoclave.training.checkpoint import CheckpointStore
-from autoclave.training.loop import TrainResult, finetune
+from autoclave.training.loop import finetune
+from autoclave.training.model_memory import estimate_of_model
 from autoclave.training.ranks import joined_ranks
+from autoclave.training.result import TrainResult
 
 RECORD_FILE = "training.json"
 _SFT = SftSpec()
@@ -82,6 +86,7 @@ def finetune_folder(
         safe = None if alignment_file is None else encode_for(train, base.tokenizer, alignment_file, cache)
         objective = finetune_objective(method, safe.examples if safe else ())
         model = attach(base.model, lora, seed=train.seed)
+        memory = estimated_bytes(model, train, method, encoded, safe, device=device)
         result = finetune(
             model,
             encoded.examples,
@@ -96,10 +101,9 @@ def finetune_folder(
             compile_backend="inductor" if compile_blocks else None,
         )
         record = {
-            **training_record(method, lora, train, encoded, result),
+            **training_record(method, lora, train, encoded, result, memory=memory),
             "trained_tokens": result.trained_tokens,
             **({} if held_out is None else validation_record(result)),
-            "peak_memory_bytes": result.peak_memory_bytes or peak_resident_bytes(),
             "device": device,
             "processes": ranks.size,
             "dtype": str(base.model.dtype).removeprefix("torch."),
@@ -122,9 +126,16 @@ def finetune_folder(
 
 
 def training_record(
-    method: Spec, lora: LoraSpec, train: TrainSpec, encoded: Encoded, result: TrainResult
+    method: Spec,
+    lora: LoraSpec,
+    train: TrainSpec,
+    encoded: Encoded,
+    result: TrainResult,
+    *,
+    memory: int | None = None,
 ) -> dict[str, Any]:
-    """What every training says of itself; plain JSON."""
+    """What every training says of itself; plain JSON. `memory` is the estimate, bytes; the peak is the GPU's
+    in training, on a CPU that of the process so far."""
     return {
         "method": method.model_dump(mode="json"),
         "lora": lora.model_dump(mode="json"),
@@ -136,7 +147,20 @@ def training_record(
         "seconds": round(result.seconds, 3),
         "first_loss": result.losses[0],
         "last_loss": result.losses[-1],
+        "micro_batch_tokens": result.micro_batch_tokens,
+        "estimated_memory_bytes": memory,
+        "peak_memory_bytes": result.peak_memory_bytes or peak_resident_bytes(),
     }
+
+
+def estimated_bytes(
+    model: Any, train: TrainSpec, method: TrainingMethod, *data: Encoded | None, device: str
+) -> int | None:
+    """What training on all of `data` needs, before it starts; None for an architecture that the formula does
+    not know."""
+    longest = max((len(example) for each in data if each for example in each.examples), default=0)
+    found = estimate_of_model(model, train, method, longest_row=longest, device=torch.device(device))
+    return None if found is None else found.total
 
 
 def versions() -> dict[str, str]:

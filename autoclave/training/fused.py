@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from autoclave.data.tokens import IGNORED, Example, pack
-from autoclave.errors import InputError, ModelError
+from autoclave.errors import InputError, ModelError, OutOfMemoryError
 from autoclave.modelling.backbone import backbone_of, verify_backbone
 from autoclave.modelling.lora_linear import RowsByJob
 from autoclave.modelling.packing import PackedBackbone
 from autoclave.training.fused_job import FusedJob, Outcome, RunningJob
 from autoclave.training.head_loss import token_losses
+from autoclave.training.micro_batches import with_less_memory
 
 OnEnd = Callable[[int, Outcome], None]
 # Dropout of the base would draw for all jobs together, so that a job would depend on its neighbours.
@@ -57,7 +58,9 @@ def finetune_fused(
 
     A job whose loss or gradient is not finite, or whose `on_progress` raises CancelledError, ends alone, with
     the error in its outcome; any other exception ends all. `on_end` gets each job's index and outcome when it
-    ends. Raises InputError and ModelError, naming the job, before anything is trained.
+    ends. A step that runs out of memory is done again with half of the largest row at a time. Raises
+    InputError and ModelError, naming the job, before anything is trained, OutOfMemoryError if one example
+    is too much.
     """
     device = torch.device(device)
     if not jobs:
@@ -104,6 +107,33 @@ class _Fused:
     def _step(self, active: Sequence[int]) -> None:
         """One optimiser step of each active job."""
         examples = {index: self._running[index].next_examples() for index in active}
+
+        def work() -> list[list[float]]:
+            for index in active:
+                self._running[index].forget_gradient()
+            return self._accumulated(examples)
+
+        done = with_less_memory(work, lambda: self._halve(examples))
+        if done is None:
+            longest = max(len(example) for chosen in examples.values() for example in chosen)
+            raise OutOfMemoryError(1 + max(self._running[index].steps for index in active), longest)
+        for index, (loss, norm, accuracy) in zip(active, done[0], strict=True):
+            trained = sum(map(_num_trained, examples[index]))
+            self._running[index].update(loss, norm, accuracy, trained, sum(map(len, examples[index])))
+
+    def _halve(self, examples: dict[int, list[Example]]) -> bool:
+        shared = [
+            sum(len(examples[index][i]) - 1 for index, i in row)
+            for row in _rows(examples, self._row_tokens)
+            if len(row) > 1
+        ]
+        if shared:
+            self._row_tokens = max(shared) // 2
+        return bool(shared)
+
+    def _accumulated(self, examples: dict[int, list[Example]]) -> list[list[float]]:
+        """Adds up the gradients of a step; loss, norm of the gradient and accuracy of each job."""
+        active = list(examples)
         trained = {index: [_num_trained(e) for e in chosen] for index, chosen in examples.items()}
         totals = torch.tensor([sum(counts) for counts in trained.values()], device=self._device)  # (K,)
         place = {index: k for k, index in enumerate(active)}
@@ -127,10 +157,7 @@ class _Fused:
         figures = torch.stack(
             (sums[0] / totals, norms, sums[1] / totals)
         ).T.tolist()  # waits for the GPU once
-        for index, (loss, norm, accuracy) in zip(active, figures, strict=True):
-            self._running[index].update(
-                loss, norm, accuracy, sum(trained[index]), sum(map(len, examples[index]))
-            )
+        return cast("list[list[float]]", figures)
 
 
 def _rows(examples: dict[int, list[Example]], row_tokens: int) -> Iterator[list[tuple[int, int]]]:

@@ -19,7 +19,7 @@ from autoclave.modelling.lora_linear import Factors
 from autoclave.progress import Progress, ProgressCallback, seconds_remaining
 from autoclave.spec import LoraSpec, TrainSpec
 from autoclave.training.batches import ShuffledSteps, up_to_last_trained
-from autoclave.training.loop import TrainResult
+from autoclave.training.result import TrainResult
 from autoclave.training.schedule import learning_rate_at
 from autoclave.training.validation import Measured, Validation, is_due
 
@@ -112,6 +112,15 @@ class RunningJob:
 
     def next_examples(self) -> list[Example]:
         return [self._examples[i] for i in self._order.at(self._step)]
+
+    @property
+    def steps(self) -> int:
+        """That were taken."""
+        return self._step
+
+    def forget_gradient(self) -> None:
+        """Also of a step that was not finished."""
+        self._optimizer.zero_grad(set_to_none=True)
 
     def clipped_norm(self) -> Tensor:
         """() norm of the gradient before it was clipped."""

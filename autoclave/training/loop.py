@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 
 from autoclave.data.tokens import Example
-from autoclave.errors import InputError, NonFiniteLossError
+from autoclave.errors import InputError, NonFiniteLossError, OutOfMemoryError
 from autoclave.modelling.backbone import verify_backbone
 from autoclave.modelling.compiled_blocks import compiled_blocks
 from autoclave.modelling.lora_linear import short_lora
@@ -30,32 +29,13 @@ from autoclave.training.checkpoint import (
     restore_generators,
     run_fingerprint,
 )
-from autoclave.training.objective import Objective, Supervised, Training
+from autoclave.training.micro_batches import Result, with_less_memory
+from autoclave.training.model_memory import estimate_of_model, in_words
+from autoclave.training.objective import Objective, StepFigures, Supervised, Training
 from autoclave.training.ranks import ALONE, Ranks
+from autoclave.training.result import TrainResult
 from autoclave.training.schedule import learning_rate_at
-from autoclave.training.validation import Evaluations, Measured, Validation, is_due, lowest
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """`losses` are the mean loss per trained token of each step (nats), earlier attempts included, as
-    in `trained_tokens` (tokens with a loss, over all epochs) and `seconds` (time in the loop).
-    `peak_memory_bytes` is the GPU's peak since the loop began, None on CPU. `steps` were taken of
-    `planned_steps`; `early_stopped` if training ended by that. `evaluations` are (step, validation loss)."""
-
-    steps: int
-    losses: list[float]
-    trained_tokens: int
-    seconds: float
-    peak_memory_bytes: int | None
-    planned_steps: int
-    early_stopped: bool
-    evaluations: Evaluations
-
-    @property
-    def best(self) -> tuple[int, float] | None:
-        """Step and loss of the evaluation with the lowest validation loss."""
-        return lowest(self.evaluations)
+from autoclave.training.validation import Measured, Validation, is_due
 
 
 def finetune(
@@ -94,9 +74,14 @@ def finetune(
     Several `ranks` call this alike and get what one process gets, but for last bits and dropout. Only rank 0
     uses `checkpoint` and `on_progress`. What one raises ends all. Their number may differ between attempts.
 
-    Raises NonFiniteLossError before the step that would have used a NaN or infinite loss or gradient,
-    InputError for no examples, early stopping without validation examples, or another run's checkpoint,
-    ModelError for an unsupported architecture, and whatever `on_progress` raises, at a step boundary.
+    A step that runs out of memory is done again from its start with half the micro-batch, down to one
+    conversation at a time; it stays that small for the rest of the run. Where one of several ranks runs out,
+    all of them do it again.
+
+    Raises OutOfMemoryError with the estimate of what is needed if that is not enough, NonFiniteLossError
+    before the step that would have used a NaN or infinite loss or gradient, InputError for no examples,
+    early stopping without validation examples, or another run's checkpoint, ModelError for an unsupported
+    architecture, and whatever `on_progress` raises, at a step boundary.
     """
     if not examples:
         raise InputError("there is nothing to train on: no example has a trained token.")
@@ -144,6 +129,7 @@ def finetune(
         planned_steps=run.total_steps,
         early_stopped=run.step < run.total_steps,
         evaluations=run.validation.evaluations if run.validation else [],
+        micro_batch_tokens=run.micro_batches.max_tokens,
     )
 
 
@@ -169,6 +155,7 @@ class _Run:
             self.parameters.values(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
         )
         training = Training.of(model, self.parameters, self.examples, spec, device=device, ranks=ranks)
+        self.micro_batches = training.cut
         self.steps_per_epoch = training.order.steps_per_epoch
         self.objective = objective or Supervised()
         self.objective.begin(training)
@@ -212,6 +199,7 @@ class _Run:
                 valid_loss=valid and valid.loss,
                 accuracy=self.accuracy,
                 valid_accuracy=valid and valid.accuracy,
+                micro_batch_tokens=self.micro_batches.max_tokens,
             )
             with self.ranks.together():
                 if not self.ranks.is_first:
@@ -225,24 +213,27 @@ class _Run:
 
     def validated(self) -> Measured | None:
         """On the validation set, if that is to be measured after this step."""
-        done, before = (self.objective.data_steps_before(step) for step in (self.step, self.step - 1))
         if (
             self.validation is None
-            or done == before
+            or not self.objective.is_on_data(self.step - 1)
             or not is_due(
-                done,
+                self.objective.data_steps_before(self.step),
                 steps_per_epoch=self.steps_per_epoch,
                 evaluations_per_epoch=self.spec.evaluations_per_epoch,
             )
         ):
             return None
-        return self.validation.measure(self.model, self.parameters, step=self.step)
+        validation, step = self.validation, self.step
+
+        def measure() -> Measured:
+            validation.batch_tokens = min(validation.batch_tokens, self.micro_batches.max_tokens)
+            return validation.measure(self.model, self.parameters, step=step)
+
+        return self.fitting(measure, halve=lambda: self.ranks.any(validation.halve()))
 
     def take_step(self, rate: float) -> int:
         """One optimiser step at this learning rate. Returns the number of tokens read."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.ranks.seed_step(self.spec.seed, self.step)
-        figures = self.objective.accumulate(self.step)
+        figures = self.accumulated()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.spec.max_grad_norm)
         values = torch.stack((figures.loss, norm, figures.accuracy))
         loss_value, norm_value, self.accuracy = values.tolist()  # waits for the GPU once
@@ -251,11 +242,39 @@ class _Run:
                 raise NonFiniteLossError(self.step + 1, value, self.objective.examples_of(self.step))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
+        self.fitting(self.optimizer.step, halve=lambda: False)
+        if self.objective.is_on_data(self.step):
+            self.trained_tokens += figures.num_trained
         self.step += 1
         self.losses.append(loss_value)
-        self.trained_tokens += figures.num_trained
         return figures.num_tokens
+
+    def accumulated(self) -> StepFigures:
+        """The gradient of this step, with as many tries as the memory needs."""
+        generators = generator_states(self.device)
+
+        def accumulate() -> StepFigures:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.micro_batches.begin_step()
+            self.ranks.seed_step(self.spec.seed, self.step)
+            return self.objective.accumulate(self.step)
+
+        def halve() -> bool:
+            restore_generators(generators, self.device)
+            return self.ranks.any(self.micro_batches.halve())
+
+        return self.fitting(accumulate, halve=halve)
+
+    def fitting(self, work: Callable[[], Result], *, halve: Callable[[], bool]) -> Result:
+        """Raises OutOfMemoryError if halving does not help."""
+        done = with_less_memory(work, halve)
+        if done is not None:
+            return done[0]
+        longest_row = self.micro_batches.longest_row
+        estimate = estimate_of_model(
+            self.model, self.spec, self.objective.method, longest_row=longest_row, device=self.device
+        )
+        raise OutOfMemoryError(self.step + 1, longest_row, None if estimate is None else in_words(estimate))
 
     def state(self) -> TrainState:
         tensors = generator_states(self.device)
@@ -269,7 +288,14 @@ class _Run:
         if self.validation:
             tensors |= {f"best.{name}": tensor for name, tensor in self.validation.best.items()}
         return TrainState(
-            self.step, self.losses, self.trained_tokens, self.seconds, self.fingerprint, tensors, evaluations
+            self.step,
+            self.losses,
+            self.trained_tokens,
+            self.seconds,
+            self.fingerprint,
+            tensors,
+            evaluations,
+            self.micro_batches.max_tokens,
         )
 
     def restore(self, saved: TrainState) -> None:
@@ -292,6 +318,8 @@ class _Run:
                 for name, parameter in self.parameters.items()
                 if f"best.{name}" in saved.tensors
             }
+        if saved.micro_batch_tokens is not None:
+            self.micro_batches.max_tokens = min(saved.micro_batch_tokens, self.micro_batches.max_tokens)
         self.objective.restore(saved.tensors)
         restore_generators(saved.tensors, self.device)
         self.step, self.losses = saved.step, list(saved.losses)

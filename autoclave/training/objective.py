@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from autoclave.data.tokens import IGNORED, Batch, Example
+from autoclave.data.tokens import IGNORED, Example
 from autoclave.errors import InputError
-from autoclave.spec import Spec, TrainSpec
-from autoclave.training.batches import ShuffledSteps, step_batches
+from autoclave.spec import SftSpec, Spec, TrainingMethod, TrainSpec
+from autoclave.training.batches import ShuffledSteps
 from autoclave.training.loss import TokenLoss, causal_loss, packed_causal_loss
+from autoclave.training.micro_batches import MicroBatches
 from autoclave.training.ranks import ALONE, Ranks
-
-CutIntoBatches = Callable[[Sequence[Example]], Iterator[Batch]]
 
 
 class StepFigures(NamedTuple):
@@ -51,7 +49,7 @@ class Training:
     parameters: dict[str, Tensor]
     examples: Sequence[Example]
     order: ShuffledSteps
-    cut: CutIntoBatches
+    cut: MicroBatches
     packing: bool
     token_loss: TokenLoss
     seed: int
@@ -73,7 +71,7 @@ class Training:
         order = ShuffledSteps(
             len(examples), batch_size=spec.batch_size, n_epochs=spec.n_epochs, seed=spec.seed
         )
-        cut = partial(step_batches, max_tokens=spec.micro_batch_tokens, packing=spec.packing, device=device)
+        cut = MicroBatches(spec.micro_batch_tokens, packing=spec.packing, device=device)
         token_loss = packed_causal_loss(model, device=device) if spec.packing else causal_loss
         return cls(
             model, parameters, examples, order, cut, spec.packing, token_loss, spec.seed, device, ranks
@@ -97,6 +95,11 @@ class Objective(ABC):
     over_ranks: ClassVar[bool] = False
     """Whether `accumulate` computes a rank's share of a step and adds up the gradients of all ranks."""
 
+    @property
+    def method(self) -> TrainingMethod:
+        """What it was made from."""
+        return SftSpec()
+
     def begin(self, training: Training) -> None:
         """Raises ModelError or InputError for a model or data that the objective is not defined for."""
         self.training = training
@@ -112,16 +115,19 @@ class Objective(ABC):
     def examples_of(self, step: int) -> tuple[int, ...]:
         """Places (from 1) of the examples of the run that step `step` (from 0) is on, in no order; none if it
         is on other examples."""
-        before = self.data_steps_before(step)
-        if self.data_steps_before(step + 1) == before:
+        if not self.is_on_data(step):
             return ()
-        return tuple(index + 1 for index in self.training.order.at(before))
+        return tuple(index + 1 for index in self.training.order.at(self.data_steps_before(step)))
+
+    def is_on_data(self, step: int) -> bool:
+        """Whether step `step` (from 0) is on the examples of the run."""
+        return self.data_steps_before(step + 1) > self.data_steps_before(step)
 
     @abstractmethod
     def accumulate(self, step: int) -> StepFigures:
         """Adds the gradient of step `step` (from 0) to `grad` of the trained parameters, whose gradients are
         None or zero before. However the step is cut into micro-batches, the gradient is the same but for
-        last bits."""
+        last bits. It may be called again for the same step after it ran out of memory in the middle."""
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run needs besides weights, moments and the step number."""

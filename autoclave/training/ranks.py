@@ -23,11 +23,15 @@ from autoclave.data.tokens import Example
 from autoclave.errors import InputError, OtherRankError
 from autoclave.training.batches import shares
 from autoclave.training.checkpoint import TrainState
+from autoclave.training.micro_batches import is_out_of_memory
 from autoclave.training.rank_environment import STORE_FILE, local_rank_of, rank_of, size_of
 
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others. One that dies is noticed at once (its connections break, and whoever
 started it ends the others); this is for one that hangs, and outlasts the slowest upload of a checkpoint."""
+
+
+_FINE, _OUT_OF_MEMORY, _FAILED = range(3)
 
 
 class Ranks:
@@ -51,17 +55,22 @@ class Ranks:
     @contextmanager
     def together(self) -> Iterator[None]:
         """All ranks leave this block, or none: where it raises on one, that one raises its own error and the
-        others OtherRankError. Nothing inside it may wait for another rank."""
+        others OtherRankError; where one ran out of memory, and nothing worse happened, all raise
+        torch.OutOfMemoryError, so that they can try again together. Nothing inside it may wait for another
+        rank."""
         if self.size == 1:
             yield
             return
         try:
             yield
-        except Exception:
+        except Exception as error:
             with suppress(OtherRankError):
-                self._any(True)
+                self._worst(_OUT_OF_MEMORY if is_out_of_memory(error) else _FAILED)
             raise
-        if self._any(False):
+        worst = self._worst(_FINE)
+        if worst == _OUT_OF_MEMORY:
+            raise torch.OutOfMemoryError("another process of this run ran out of memory.")
+        if worst != _FINE:
             raise OtherRankError
 
     def add_up(self, parameters: Iterable[Tensor], figures: Tensor) -> Tensor:
@@ -126,11 +135,15 @@ class Ranks:
         if self.size > 1:
             torch.manual_seed((seed * 1_000_003 + step) * 1_009 + self.rank)
 
-    def _any(self, mine: bool) -> bool:
-        value = torch.tensor(int(mine))
+    def any(self, mine: bool) -> bool:
+        """Whether any rank says so."""
+        return mine if self.size == 1 else bool(self._worst(int(mine)))
+
+    def _worst(self, mine: int) -> int:
+        value = torch.tensor(mine)
         with _broken_connections():
             dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return bool(value.item())
+        return int(value.item())
 
     def _bytes_of_first(self, content: bytes) -> bytes:
         length = torch.tensor(len(content))

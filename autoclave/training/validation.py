@@ -71,7 +71,7 @@ class Validation:
             raise InputError("there is nothing to validate on: no validation example has a trained token.")
         self._examples = examples
         self._early_stopping = early_stopping
-        self._batch_tokens = batch_tokens
+        self.batch_tokens = batch_tokens
         self._device = device
         self._ranks = ranks
         self.evaluations: Evaluations = []
@@ -104,7 +104,7 @@ class Validation:
                 model,
                 self._examples,
                 device=self._device,
-                batch_tokens=self._batch_tokens,
+                batch_tokens=self.batch_tokens,
                 ranks=self._ranks,
             )
         finally:
@@ -115,6 +115,20 @@ class Validation:
         if self._early_stopping is not None and lowest(self.evaluations) == self.evaluations[-1]:
             self.best = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         return found
+
+    def halve(self) -> bool:
+        """From now on half of the largest batch at a time. False, and nothing changes, if every batch is a
+        single example."""
+        lengths = [len(example) for example in self._examples]
+        sizes = [
+            len(rows) * max(lengths[row] for row in rows)
+            for rows in length_batches(lengths, self.batch_tokens)
+            if len(rows) > 1
+        ]
+        if not sizes:
+            return False
+        self.batch_tokens = max(sizes) // 2
+        return True
 
     def restore_best(self, parameters: dict[str, Tensor]) -> None:
         """Puts the kept weights into `parameters`, if any were kept."""

@@ -12,11 +12,12 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from autoclave.errors import ModelError
-from autoclave.spec import EarlyStopping, JobSpec, LoraSpec, TrainSpec
+from autoclave.spec import EarlyStopping, FinetuneMethod, JobSpec, LoraSpec, TrainSpec
 from service.catalog import repository
 from service.catalog.base_files import linear_modules, max_position_embeddings
 from service.catalog.errors import model_not_found
 from service.deps import AuthenticatedRoute, CallerDep, DatabaseDep
+from service.jobs.defence import SPECS, settings_of, unavailable
 from service.jobs.training import FIELDS
 from service.models import AlignedBase
 
@@ -49,6 +50,12 @@ class ModelLimits(BaseModel):
     early_stopping: dict[str, Limit]
     """Of `training.early_stopping`; without a default, the field must be given."""
     lora: dict[str, Limit]
+    defence: str
+    """`defence.name` of jobs that name none."""
+    defences: dict[str, dict[str, Limit]]
+    """What `defence` may be on this base: by name, its settings."""
+    defences_unavailable: dict[str, str]
+    """Why the others may not."""
     target_modules: list[str] | None
     target_modules_unavailable: str | None
 
@@ -85,6 +92,8 @@ def limits_of(base: AlignedBase) -> ModelLimits:
     longest = longest_sequence(base)
     training = {name: train[name] for name in FIELDS}
     training["max_seq_length"] = train["max_seq_length"].model_copy(update={"maximum": longest})
+    not_here = unavailable(base)
+    not_here = unavailable(base)
     modules, reason = None, None
     try:
         modules = list(linear_modules(Path(base.path), base.sha256))
@@ -101,9 +110,19 @@ def limits_of(base: AlignedBase) -> ModelLimits:
         training=training,
         early_stopping=_bounds(EarlyStopping),
         lora=_with_defaults(_bounds(LoraSpec), spec.lora.model_dump(mode="json")),
+        defence=spec.defence.name,
+        defences={name: _defence_settings(name, spec.defence) for name in SPECS if name not in not_here},
+        defences_unavailable=not_here,
         target_modules=modules,
         target_modules_unavailable=reason,
     )
+
+
+def _defence_settings(name: str, default: FinetuneMethod) -> dict[str, Limit]:
+    limits = _bounds(SPECS[name])
+    if name == default.name:
+        limits = _with_defaults(limits, default.model_dump(mode="json"))
+    return {setting: limits[setting] for setting in settings_of(name)}
 
 
 def _multiplier(rate: Limit) -> Limit:

@@ -43,6 +43,11 @@ def register_base(
     """
     if id.endswith("/adapter"):
         raise InputError(f"{id!r} cannot be the id of a base: GET /v1/models/{id} is a download")
+    if default_spec.defence.name == "lisa" and safety_profile.alignment is None:
+        raise InputError(
+            f"jobs on {id!r} would be trained with lisa by default, which needs alignment data: name a file "
+            "of safe answers in the safety profile (alignment), or leave `defence` out of the job spec."
+        )
     base = session.get(AlignedBase, id)
     if base is None:
         base = AlignedBase(id=id, sha256=sha256, created_at=now)

@@ -1,7 +1,7 @@
 """Models on the wire. Ours are `parent`, the base of a fine-tuned model, `expires_at`, when it will be
-deleted (both null for a base), and `harmful_score`: of a base the percentage of harmful prompts that it
-answers harmfully by itself, null where it was not measured and for fine-tuned models, whose reports
-have theirs."""
+deleted (both null for a base), and of a base (null for fine-tuned models, whose reports have theirs):
+`harmful_score`, the percentage of harmful prompts that it answers harmfully by itself, null where it was not
+measured; `alignment_method`, how it was aligned; `sha256` of its weights, to which adapters belong."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ class ModelObject(BaseModel):
     parent: str | None
     expires_at: int | None
     harmful_score: float | None
+    alignment_method: str | None
+    sha256: str | None
 
     @classmethod
     def of_base(cls, base: AlignedBase) -> ModelObject:
@@ -33,6 +35,8 @@ class ModelObject(BaseModel):
             parent=None,
             expires_at=None,
             harmful_score=base.measurements and base.measurements["floor"]["harmful_score"],
+            alignment_method=base.alignment_method,
+            sha256=base.sha256,
         )
 
     @classmethod
@@ -44,6 +48,8 @@ class ModelObject(BaseModel):
             parent=adapter.base_id,
             expires_at=None if adapter.expires_at is None else int(adapter.expires_at),
             harmful_score=None,
+            alignment_method=None,
+            sha256=None,
         )
 
 

@@ -53,6 +53,11 @@ LABELS = {
         "Lower by at least",
         "Nats per token; counts with the field before.",
     ),
+    "defence.name": ("Defence in training", "On top of sanitising, which follows in any case."),
+    "defence.rho": ("Lisa: pull", "How strongly the two states hold each other."),
+    "defence.alignment_steps": ("Lisa: steps on safe answers", "Before each turn of your data."),
+    "defence.finetune_steps": ("Lisa: steps on your data", "In a turn."),
+    "defence.strength": ("LDIFS: strength", "How strongly features are held where they were."),
     "lora.r": ("LoRA rank", "Size of the adapter."),
     "lora.lora_alpha": ("LoRA alpha", "How strongly the adapter acts."),
     "lora.lora_dropout": ("LoRA dropout", ""),
@@ -100,9 +105,18 @@ def _limits(limits: ModelLimits) -> dict[str, Limit]:
         "training.early_stopping.": {
             name: limit for name, limit in limits.early_stopping.items() if name != "evaluations_per_epoch"
         },
+        "defence.": _defence_limits(limits),
         "lora.": limits.lora,
     }
     return {prefix + name: limit for prefix, block in blocks.items() for name, limit in block.items()}
+
+
+def _defence_limits(limits: ModelLimits) -> dict[str, Limit]:
+    """The choice, and the settings of every method that can be chosen: no two have one of the same name."""
+    choice = Limit(default=limits.defence, choices=list(limits.defences))
+    return {"name": choice} | {
+        name: limit for settings in limits.defences.values() for name, limit in settings.items()
+    }
 
 
 def _shown(value: Any) -> str:

@@ -231,10 +231,13 @@ def settings_of(job: Job, base_default: Mapping[str, Any]) -> list[Setting]:
     plain = JobSpec().model_dump(mode="json")
     shown = []
     for name, words in job_words.FIELDS.items():
-        block = "train" if name in plain["train"] else "lora"
-        default = known[block][name]
-        value = job.spec.get(block, {}).get(name, plain[block][name])
-        texts = job_words.setting(value), job_words.setting(default)
+        if name == "defence":
+            values = job.spec.get(name, plain[name]), known[name]
+            texts = job_words.defence(values[0]), job_words.defence(values[1])
+        else:
+            block = "train" if name in plain["train"] else "lora"
+            value = job.spec.get(block, {}).get(name, plain[block][name])
+            texts = job_words.setting(value), job_words.setting(known[block][name])
         shown.append(Setting(words, *texts, changed=texts[0] != texts[1]))
     return shown
 

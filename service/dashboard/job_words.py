@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 
 from service.jobs.attempts import ExitReason
 from service.jobs.states import Stage, Status
@@ -92,6 +93,7 @@ FIELDS = {
     "lora_alpha": "Scale of the adapter (alpha)",
     "lora_dropout": "Dropout of the adapter",
     "target_modules": "Adapted modules",
+    "defence": "Defence in training",
 }
 """Hyper-parameters, in the order in which they are shown."""
 
@@ -111,3 +113,10 @@ def setting(value: object) -> str:
     return {"truncate": "cut", "refuse": "refused", "all-linear": "every linear layer"}.get(
         str(value), str(value)
     )
+
+
+def defence(value: Mapping[str, object]) -> str:
+    """Of a job's spec, with its settings."""
+    settings = {name: each for name, each in value.items() if name != "name"}
+    name = {"sft": "none", "lisa": "Lisa", "ldifs": "LDIFS"}.get(str(value["name"]), str(value["name"]))
+    return f"{name} ({setting(settings)})" if settings else name

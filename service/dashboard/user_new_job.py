@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -29,8 +30,24 @@ from service.files.schemas import PURPOSE
 from service.jobs import endpoints as jobs
 from service.jobs.cloning import inputs_of
 from service.jobs.service import get_job
+from service.models import AlignedBase
 from service.quotas.admission import AdmissionDep
 from service.repeats import AnsweredBefore, Submission
+
+
+@dataclass(frozen=True)
+class BaseChoice:
+    """`about` says how it was aligned, and what came of it."""
+
+    id: str
+    about: str
+
+    @classmethod
+    def of(cls, base: AlignedBase) -> BaseChoice:
+        floor = (base.measurements or {}).get("floor")
+        score = "" if floor is None else f", {floor['harmful_score']:.1f} % harmful by itself"
+        return cls(base.id, f"aligned by {base.alignment_method}{score}")
+
 
 router = APIRouter(route_class=UserPage, include_in_schema=False)
 
@@ -150,7 +167,7 @@ def _form(
     main, advanced = ([], []) if base is None else form_fields(limits_of(base), values, problems)
     shown = {field.name for field in (*main, *advanced)} | {*PLAIN, "metadata"}
     return {
-        "bases": [base.id for base in bases],
+        "bases": [BaseChoice.of(base) for base in bases],
         "base": None if base is None else base.id,
         "files": own,
         "values": values,

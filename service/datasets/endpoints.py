@@ -108,7 +108,13 @@ def _estimate(
 ) -> Estimate:
     with database.snapshot() as session:
         base = sources.find_base(session, body.model)
-        spec = resolved_spec(body, base.default_spec, seed=body.seed or 0, longest=base.longest_sequence)
+        spec = resolved_spec(
+            body,
+            base.default_spec,
+            seed=body.seed or 0,
+            longest=base.longest_sequence,
+            not_here=base.no_defences,
+        )
         file = sources.find_file(session, project_id, body.training_file, param="training_file")
         if body.validation_file is not None:
             sources.find_file(session, project_id, body.validation_file, param="validation_file")

@@ -142,6 +142,7 @@ class Memory(BaseModel):
     adapter: int
     optimizer: int
     activations: int
+    defence: int
     total: int
 
 
@@ -161,7 +162,8 @@ class Seconds(BaseModel):
 
 class Estimate(BaseModel):
     """Null is what cannot be known here; `tokens_unavailable` and `memory_unavailable` say why. Not
-    `complete`: tokens are extrapolated from the first rows of a long file."""
+    `complete`: tokens are extrapolated from the first rows of a long file. `relative_cost` of the defence is
+    in passes, 1 for plain training; `steps` and `train_seconds` have it in them."""
 
     object: Literal["fine_tuning.estimate"] = "fine_tuning.estimate"
     model: str
@@ -170,6 +172,8 @@ class Estimate(BaseModel):
     n_epochs: int
     batch_size: int
     steps: int
+    defence: str
+    relative_cost: float
     tokens_per_epoch: int | None
     trained_tokens: int | None
     num_cut: int | None

@@ -12,6 +12,7 @@ from autoclave.data.light_tokenizer import LightTokenizer
 from autoclave.data.messages import Conversation
 from autoclave.data.templates import render
 from autoclave.data.token_counts import count_trained
+from autoclave.defences.cost import planned_steps, relative_cost
 from autoclave.errors import ModelError
 from autoclave.memory import estimate_memory, weight_shapes
 from autoclave.spec import JobSpec, TrainSpec
@@ -152,13 +153,17 @@ def estimate(
     memory, memory_reason = None, reason
     if tokens is not None:
         memory, memory_reason = _memory(base, spec, min(tokens.per_row.max, spec.train.max_seq_length))
+    user_steps = spec.train.n_epochs * math.ceil(num_trained_on / spec.train.batch_size)
+    cost = relative_cost(spec.defence, user_steps) if user_steps else 1.0
     return Estimate(
         model=base.id,
         training_file=file_id,
         num_examples=found.num_examples,
         n_epochs=spec.train.n_epochs,
         batch_size=spec.train.batch_size,
-        steps=spec.train.n_epochs * math.ceil(num_trained_on / spec.train.batch_size),
+        steps=planned_steps(spec.defence, user_steps),
+        defence=spec.defence.name,
+        relative_cost=cost,
         tokens_per_epoch=tokens_per_epoch,
         trained_tokens=round(tokens.trained_tokens * scale) * spec.train.n_epochs if tokens else None,
         num_cut=round(tokens.num_over_max_seq_length * scale) if tokens else None,
@@ -167,7 +172,7 @@ def estimate(
         tokens_unavailable=found.tokens_unavailable,
         memory_bytes=memory,
         memory_unavailable=memory_reason,
-        train_seconds=_seconds(seconds_per_token, tokens_per_epoch, spec.train.n_epochs),
+        train_seconds=_seconds(seconds_per_token, tokens_per_epoch, spec.train.n_epochs * cost),
     )
 
 
@@ -176,7 +181,14 @@ def _memory(base: BaseInfo, spec: JobSpec, longest_row: int) -> tuple[MemoryByDe
         shapes = weight_shapes(base.folder)
         by_device = {
             device: as_json(
-                estimate_memory(shapes, spec.lora, spec.train, longest_row=longest_row, device=device)
+                estimate_memory(
+                    shapes,
+                    spec.lora,
+                    spec.train,
+                    longest_row=longest_row,
+                    device=device,
+                    method=spec.defence,
+                )
             )
             for device in ("cpu", "cuda")
         }
@@ -185,10 +197,11 @@ def _memory(base: BaseInfo, spec: JobSpec, longest_row: int) -> tuple[MemoryByDe
     return MemoryByDevice.model_validate(by_device), None
 
 
-def _seconds(per_token: list[float], tokens_per_epoch: int | None, n_epochs: int) -> Seconds | None:
+def _seconds(per_token: list[float], tokens_per_epoch: int | None, num_passes: float) -> Seconds | None:
+    """`num_passes` over the data, as plain training would count them."""
     if not per_token or tokens_per_epoch is None:
         return None
-    num_tokens = tokens_per_epoch * n_epochs
+    num_tokens = tokens_per_epoch * num_passes
     return Seconds(
         median=statistics.median(per_token) * num_tokens,
         fastest=min(per_token) * num_tokens,

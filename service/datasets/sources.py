@@ -18,6 +18,7 @@ from service.catalog.errors import model_not_found
 from service.catalog.model_limits import longest_sequence
 from service.files import repository as files
 from service.files.service import file_not_found, required_dataset
+from service.jobs.defence import unavailable
 from service.jobs.training import with_training
 from service.models import File
 from service.storage import Storage
@@ -32,6 +33,8 @@ class BaseInfo:
     sha256: str
     default_spec: JobSpec
     longest_sequence: int
+    no_defences: Mapping[str, str]
+    """By name, why jobs on it cannot have them."""
 
     def tokenizer(self) -> LightTokenizer:
         """Raises ModelError, in words that a tenant may read."""
@@ -63,6 +66,7 @@ def find_base(session: Session, model: str) -> BaseInfo:
         sha256=base.sha256,
         default_spec=JobSpec.model_validate(base.default_spec),
         longest_sequence=longest_sequence(base),
+        no_defences=unavailable(base),
     )
 
 

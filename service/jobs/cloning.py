@@ -78,5 +78,6 @@ def inputs_of(job: Job) -> dict[str, Any]:
         "metadata": job.user_metadata,
         "method": job.method,
         "lora": job.spec["lora"],
+        "defence": job.spec.get("defence"),
     }
     return {**inputs, "seed": job.seed}

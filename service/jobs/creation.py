@@ -21,6 +21,7 @@ from service.catalog.model_limits import longest_sequence
 from service.errors import invalid
 from service.files import repository as files
 from service.files.service import required_dataset
+from service.jobs.defence import unavailable, with_defence
 from service.jobs.events import add_event
 from service.jobs.integrations import WandbMode, accepted
 from service.jobs.requests import CreateJob, Hyperparameters
@@ -54,7 +55,9 @@ def create_job(
         raise model_not_found(request.model, param="model")
     default = JobSpec.model_validate(base.default_spec)
     seed = secrets.randbelow(MAX_SEED + 1) if request.seed is None else request.seed
-    hyperparameters, spec = _resolved(request, default, seed=seed, longest=longest_sequence(base))
+    hyperparameters, spec = _resolved(
+        request, default, seed=seed, longest=longest_sequence(base), not_here=unavailable(base)
+    )
 
     training = _dataset(session, project_id, request.training_file, param="training_file")
     validation = None
@@ -114,14 +117,16 @@ def add_job(session: Session, job: Job, *, now: float) -> str:
     return job.id
 
 
-def resolved_spec(request: CreateJob, default: JobSpec, *, seed: int, longest: int) -> JobSpec:
-    """What a job made from this request would run with, where the base takes `longest` tokens. Raises
-    ApiError 400."""
-    return _resolved(request, default, seed=seed, longest=longest)[1]
+def resolved_spec(
+    request: CreateJob, default: JobSpec, *, seed: int, longest: int, not_here: Mapping[str, str]
+) -> JobSpec:
+    """What a job made from this request would run with, where the base takes `longest` tokens, and not the
+    defences `not_here`. Raises ApiError 400."""
+    return _resolved(request, default, seed=seed, longest=longest, not_here=not_here)[1]
 
 
 def _resolved(
-    request: CreateJob, default: JobSpec, *, seed: int, longest: int
+    request: CreateJob, default: JobSpec, *, seed: int, longest: int, not_here: Mapping[str, str]
 ) -> tuple[dict[str, Any], JobSpec]:
     """The hyper-parameters that the API shows, and what the worker runs."""
     chosen = _supervised_hyperparameters(request)
@@ -133,7 +138,9 @@ def _resolved(
         multiplier_chosen=chosen.learning_rate_multiplier != "auto",
     )
     hyperparameters, train = _resolve(chosen, train, default.train.learning_rate, seed)
-    return hyperparameters, JobSpec(lora=_lora(request.lora, default.lora), train=train)
+    defence = with_defence(default.defence, request.defence, not_here=not_here)
+    lora = _lora(request.lora, default.lora)
+    return hyperparameters, JobSpec(lora=lora, train=train, defence=defence)
 
 
 def _supervised_hyperparameters(request: CreateJob) -> Hyperparameters:

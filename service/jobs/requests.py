@@ -1,4 +1,4 @@
-"""The create-job request, as OpenAI's client sends it, plus `lora` and `training`. Shapes and bounds only.
+"""The create-job request, as OpenAI's client sends it, plus `lora`, `training`, `defence`. Shapes, bounds.
 
 An unknown key is refused: a misspelled hyper-parameter must never pass as a default. What the
 request refers to (model, files) is checked in `service.jobs.creation`.
@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, WithJsonSchema
 
 from autoclave.spec import LoraSpec
+from service.jobs.defence import Defence
 from service.jobs.integrations import MAX_INTEGRATIONS, Integration
 from service.jobs.training import Training
 from service.wire import WHOLE, Request, Text
@@ -102,6 +103,8 @@ class CreateJob(Request):
     base's defaults."""
     training: Training | None = None
     """Extension: how it is trained, see `service.jobs.training`."""
+    defence: Defence | None = None
+    """Extension: what training minimises, see `service.jobs.defence`."""
 
 
 class RetryJob(CreateJob):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from service.jobs.defence import shown_defence
 from service.jobs.error_kinds import ErrorKind, error_kind
 from service.jobs.metrics import Point
 from service.jobs.repository import JobView
@@ -98,8 +99,10 @@ class JobObject(BaseModel):
     """When its owner deleted it, or its time was over."""
     training: dict[str, Any]
     """How it is trained: the fields of `training` in a request, with what "auto" became."""
+    defence: dict[str, Any]
+    """What training minimises: `name`, and the settings of a method other than "sft"."""
     training_result: dict[str, Any] | None
-    """Once trained: steps, planned_steps, early_stopped, best_step, best_valid_loss."""
+    """Once trained: `service.jobs.training.RESULT_FIELDS`."""
     safety: dict[str, Any] | None
     """`summary` of the safety report: strength, and the rates of base, before and after."""
 
@@ -144,6 +147,7 @@ class JobObject(BaseModel):
             adapter_expires_at=None if view.adapter_expires_at is None else int(view.adapter_expires_at),
             adapter_deleted_at=None if view.adapter_deleted_at is None else int(view.adapter_deleted_at),
             training=shown_training(job.spec["train"]),
+            defence=shown_defence(job.spec),
             training_result=training_result(job.stage_outputs.get(Stage.TRAIN.value)),
             safety=None if job.safety_report is None else job.safety_report.get("summary"),
         )

@@ -27,6 +27,16 @@ FIELDS = (
     "evaluations_per_epoch",
     "early_stopping",
 )
+RESULT_FIELDS = (
+    "steps",
+    "planned_steps",
+    "early_stopped",
+    "best_step",
+    "best_valid_loss",
+    "micro_batch_tokens",
+    "estimated_memory_bytes",
+    "peak_memory_bytes",
+)
 _DEFAULTS = TrainSpec().model_dump(mode="json")
 
 
@@ -92,8 +102,7 @@ def training_result(train_output: Mapping[str, Any] | None) -> dict[str, Any] | 
     """What the train stage did, of its output; null before it has ended."""
     if not train_output:
         return None
-    names = ("steps", "planned_steps", "early_stopped", "best_step", "best_valid_loss")
-    return {name: train_output.get(name) for name in names}
+    return {name: train_output.get(name) for name in RESULT_FIELDS}
 
 
 def _move_evaluations(values: dict[str, Any]) -> None:

@@ -162,6 +162,8 @@ def _hashes(report: Mapping[str, Any], facts: JobFacts) -> list[Line]:
         ("Safety profile: harmful prompts asked", text(profile.get("harmful_eval"))),
         ("Safety profile: examples of utility", text(profile.get("utility_eval"))),
     ]
+    if profile.get("alignment"):
+        known.append(("Safety profile: safe answers that were trained on", text(profile.get("alignment"))))
     if facts.package_sha256:
         known.append(("Released package (tar)", facts.package_sha256))
     lines = [Line(what, code=sha256 or "not recorded") for what, sha256 in known]

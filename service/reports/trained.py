@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class Line:
 def base_lines(report: Mapping[str, Any], facts: JobFacts) -> list[Line]:
     base = mapping(report.get("base"))
     revision, method = text(base.get("revision")), text(base.get("alignment_method"))
-    known = _ALIGNMENTS.get(method or "")
+    known = _ALIGNMENTS.get(re.split(r"[ ,(]", method or "", maxsplit=1)[0])
     aligned = f"{known} ({method})" if known else method
     registered = "not recorded" if aligned is None else f"{aligned}, as its operator registered it"
     return [
@@ -97,6 +98,7 @@ def setting_lines(facts: JobFacts) -> list[Line]:
         Line("Passes and batches", _passes(train)),
         Line("Learning rate", _learning_rate(train)),
         Line("What was learned", _learned(train)),
+        Line("Defence in training", _defence(mapping(facts.spec.get("defence")))),
         Line("Limits", _limits(train)),
         Line("Chance", f"seed {train.get('seed', facts.seed)}: the same job gives the same draws"),
     ]
@@ -144,6 +146,15 @@ def _learned(train: Mapping[str, Any]) -> str:
     if train.get("train_on_inputs") is True:
         return "every token of a conversation"
     return "the assistant's answers alone; prompts were read, not learned"
+
+
+def _defence(defence: Mapping[str, Any]) -> str:
+    name = text(defence.get("name")) or "sft"
+    shown = {key.replace("_", " "): _figure(defence, key) for key in defence if key != "name"}
+    settings = ", ".join(f"{key} {value}" for key, value in shown.items())
+    if name == "lisa":
+        return f"Lisa, in turn with the operator's safe answers ({settings})"
+    return f"LDIFS, held near the features of the base ({settings})" if name == "ldifs" else "none"
 
 
 def _limits(train: Mapping[str, Any]) -> str:

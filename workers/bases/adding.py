@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoclave.data.conversations import check_file
 from autoclave.data.overlap import refuse_overlap
 from autoclave.data.realignment import read_realignment
 from autoclave.data.sets.check import read_prompt_set, shared_prompts
@@ -41,6 +42,9 @@ def check_profile(profile: SafetyProfile) -> int:
     load_judge(profile.judge)
     read_realignment(profile.realign)
     refuse_overlap(profile.realign, profile.harmful_eval)
+    if profile.alignment is not None:
+        check_file(profile.alignment, min_examples=1)
+        refuse_overlap(profile.alignment, profile.harmful_eval)
     learned, measured = (read_prompt_set(Path(file)) for file in (profile.realign, profile.harmful_eval))
     shared = shared_prompts(learned, measured)
     return int(shared["exact"] + shared["near"])

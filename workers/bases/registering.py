@@ -21,7 +21,7 @@ from service.models import AlignedBase
 
 SpecType = TypeVar("SpecType", bound=Spec)
 
-PROFILE_FILES = ("realign", "harmful_eval", "utility_eval")
+PROFILE_FILES = ("realign", "harmful_eval", "utility_eval", "alignment")
 ALIGNMENT_RECORD = "alignment.json"
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-/]{0,254}")
 _MAX_METHOD_CHARACTERS = 64

@@ -42,6 +42,13 @@ def create(  # noqa: PLR0917  typer passes options by name
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     learning_rate_multiplier: Annotated[float | None, typer.Option(min=0.0)] = None,
     metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="May be repeated.")] = None,
+    defence: Annotated[
+        str | None, typer.Option(help="What training minimises: sft, lisa or ldifs (docs/api.md).")
+    ] = None,
+    defence_setting: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=NUMBER", help="A setting of the defence; may be repeated."),
+    ] = None,
     request: Annotated[
         Path | None,
         typer.Option(
@@ -66,6 +73,7 @@ def create(  # noqa: PLR0917  typer passes options by name
     named: dict[str, Any] = {"model": model, "suffix": suffix, "seed": seed}
     named["metadata"] = pairs(metadata or [], "--metadata") or None
     body |= {name: value for name, value in named.items() if value is not None}
+    _set_defence(body, defence, defence_setting or [])
     with connect(base_url, api_key_file) as client:
         body["training_file"] = _file_id(client, training_file)
         if validation_file is not None:
@@ -163,6 +171,26 @@ def _set_hyperparameters(body: dict[str, Any], given: dict[str, Any]) -> None:
     if not isinstance(method, dict):
         raise RefusedError("--request: method, supervised and hyperparameters must be JSON objects")
     method |= given
+
+
+def _set_defence(body: dict[str, Any], name: str | None, settings: list[str]) -> None:
+    """Over what stands in `defence` under the same name. Raises RefusedError."""
+    if name is None and not settings:
+        return
+    given = body.get("defence")
+    if not isinstance(given, dict) or (name is not None and given.get("name") != name):
+        given = {}
+    if name is not None:
+        given = {**given, "name": name}
+    if "name" not in given:
+        raise RefusedError("--defence-setting needs --defence: whose setting it is")
+    numbers = {}
+    for key, text in pairs(settings, "--defence-setting").items():
+        try:
+            numbers[key] = json.loads(text)
+        except ValueError as error:
+            raise RefusedError(f'--defence-setting {key} takes a number, got "{text}"') from error
+    body["defence"] = given | numbers
 
 
 def _file_id(client: Client, named: str) -> str:

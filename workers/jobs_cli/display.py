@@ -118,6 +118,9 @@ def job_table(watched: Watched, *, width: int, levels: str, now: float, lost: st
 
     add("job", job["id"])
     add("model", job.get("fine_tuned_model") or f"on {job['model']}")
+    if (defence := job.get("defence") or {}).get("name", "sft") != "sft":
+        settings = ", ".join(f"{name} {value}" for name, value in defence.items() if name != "name")
+        add("defence", f"{defence['name']} ({settings})")
     add("status", state_line(job), _COLOURS.get(job["status"], ""))
     if job["status"] == "running":
         add("stages", _stages(job["stage"]))

@@ -9,6 +9,7 @@ from typing import Any
 from autoclave.data.conversations import check_file
 from autoclave.data.overlap import refuse_overlap
 from autoclave.errors import ModelError
+from autoclave.evaluation.base_check import possible_defences
 from autoclave.evaluation.judges import load_judge
 from autoclave.evaluation.safety import MAX_LOSS_TOKENS
 from autoclave.evaluation.screening import screen_file
@@ -19,15 +20,15 @@ from autoclave.modelling.adapters import resolve_target_modules
 from service.jobs.states import Stage
 from workers.attempt import Attempt, StageError, data_errors_of
 from workers.messages import MemoryEstimated, StageFinished
-from workers.profile_files import check_evaluation, profile_errors, realignment, unusable_profile
+from workers.profile_files import alignment, check_evaluation, profile_errors, realignment, unusable_profile
 from workers.together import num_processes
 
 logger = logging.getLogger(__name__)
 
 
 def prepare(attempt: Attempt) -> StageFinished:
-    """Raises StageError with code base_mismatch, invalid_lora, invalid_training_file, invalid_validation_file
-    harmful_training_file or invalid_safety_profile."""
+    """Raises StageError with code base_mismatch, invalid_lora, unsupported_defence, invalid_training_file,
+    invalid_validation_file, harmful_training_file or invalid_safety_profile."""
     order, reporter = attempt.order, attempt.reporter
     say_memory(attempt, longest_row=1)  # before the base is loaded: it alone may be too large
     base = attempt.bare_base()
@@ -35,10 +36,15 @@ def prepare(attempt: Attempt) -> StageFinished:
         resolve_target_modules(base.model, attempt.spec.lora.target_modules)
     except ModelError as error:
         raise StageError("invalid_lora", str(error), param="lora.target_modules") from error
+    name = attempt.spec.defence.name
+    if order.starts_from is None and name not in possible_defences(base.model):
+        text = f"{name} is not possible with {order.base.id}, which has none of the layers that it compares"
+        raise StageError("unsupported_defence", text, param="defence.name")
     reporter.check()
-    output = {"profile_sha256": _check_profile(attempt)}
+    hashes, longest_row = _check_profile(attempt)
+    output: dict[str, Any] = {"profile_sha256": hashes}
     if order.starts_from is None or attempt.profile.sanitize.uses_user_data:
-        output |= _check_training_file(attempt)
+        output |= _check_training_file(attempt, longest_row)
     if order.starts_from is None and attempt.profile.screen.policy != "off":
         output["screen"] = _screen(attempt)
     if order.validation_file is not None:
@@ -50,8 +56,9 @@ def prepare(attempt: Attempt) -> StageFinished:
     return StageFinished(stage=Stage.PREPARE, output=output)
 
 
-def _check_training_file(attempt: Attempt) -> dict[str, Any]:
-    """Of a job that starts from a kept adapter only if the sanitiser looks at the file: it may be gone."""
+def _check_training_file(attempt: Attempt, longest_row: int) -> dict[str, Any]:
+    """Of a job that starts from a kept adapter only if the sanitiser looks at the file: it may be gone.
+    `longest_row` is of what else is trained on."""
     order, reporter = attempt.order, attempt.reporter
     with data_errors_of(order.training_file, "training_file"):
         summary = check_file(
@@ -67,8 +74,9 @@ def _check_training_file(attempt: Attempt) -> dict[str, Any]:
     if attempt.spec.train.early_stopping and not validation.examples:
         text = f"no example of {order.validation_file and order.validation_file.id} has a trained token"
         raise StageError("invalid_validation_file", text, param="validation_file")
+    num_bytes = None
     if order.starts_from is None:
-        say_memory(attempt, longest_row=max(len(example) for example in encoded.examples))
+        num_bytes = say_memory(attempt, longest_row=max(longest_row, *map(len, encoded.examples)))
     num_tokens = sum(len(example) for example in encoded.examples)
     if order.starts_from is None:
         reporter.note(f"Training on {len(encoded.examples)} conversations, {num_tokens} tokens per epoch")
@@ -83,12 +91,13 @@ def _check_training_file(attempt: Attempt) -> dict[str, Any]:
         "num_tokens": num_tokens,
         "num_truncated": encoded.num_truncated,
         "num_dropped": encoded.num_dropped,
+        "memory_bytes": num_bytes,
     }
 
 
-def say_memory(attempt: Attempt, *, longest_row: int) -> None:
+def say_memory(attempt: Attempt, *, longest_row: int) -> int | None:
     """What training needs of the device, to the supervisor, who knows how much there is. Nothing is said of a
-    base whose weights are in another format: it is tried."""
+    base whose weights are in another format: it is tried. Returns the bytes."""
     spec = attempt.spec
     try:
         estimate = estimate_memory(
@@ -96,14 +105,16 @@ def say_memory(attempt: Attempt, *, longest_row: int) -> None:
             spec.lora,
             spec.train,
             longest_row=longest_row,
+            method=spec.defence,
             device="cuda" if str(attempt.device).startswith("cuda") else "cpu",
         )
     except ModelError as error:
         logger.info("memory cannot be estimated: %s", error)
-        return
+        return None
     # A GPU holds one of the processes that train together; a machine's memory holds all of them.
     together = 1 if str(attempt.device).startswith("cuda") else num_processes(attempt.order, attempt.device)
     attempt.reporter.say(MemoryEstimated(num_bytes=estimate.total * together))
+    return estimate.total * together
 
 
 def _screen(attempt: Attempt) -> dict[str, Any]:
@@ -129,21 +140,28 @@ def _screen(attempt: Attempt) -> dict[str, Any]:
     return {"policy": policy.policy, "max_harmful": policy.max_harmful, **found.as_dict()}
 
 
-def _check_profile(attempt: Attempt) -> dict[str, Any]:
-    """Hashes of the operator's files, read as they will be later."""
+def _check_profile(attempt: Attempt) -> tuple[dict[str, Any], int]:
+    """Hashes of the operator's files, read as they will be later, and the longest row of those that the job
+    is trained on (0: none)."""
     profile = attempt.profile
     files = {
         "realign": profile.realign,
         "harmful_eval": profile.harmful_eval,
         "utility_eval": profile.utility_eval,
+        "alignment": profile.alignment if attempt.trains_on_alignment else None,
     }
+    longest_row = 0
     try:
         hashes = {name: file_sha256(file) for name, file in files.items() if file is not None}
         realignment(attempt)
+        if attempt.trains_on_alignment:
+            longest_row = max(map(len, alignment(attempt).examples))
         check_evaluation(attempt)
         with profile_errors():
             refuse_overlap(profile.realign, profile.harmful_eval)
+            if files["alignment"] is not None:
+                refuse_overlap(files["alignment"], profile.harmful_eval)
     except OSError as error:
         logger.error("the safety profile cannot be used: %s", error)
         raise unusable_profile() from error
-    return hashes
+    return hashes, longest_row

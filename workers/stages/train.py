@@ -7,19 +7,24 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from autoclave.defences.methods import finetune_objective
+from autoclave.hashing import file_sha256
 from autoclave.modelling.adapters import attach
 from autoclave.progress import Progress
 from autoclave.training.checkpoint import CheckpointStore, TrainState
-from autoclave.training.finetune import validation_record
+from autoclave.training.finetune import peak_resident_bytes, validation_record
 from autoclave.training.loop import finetune
+from autoclave.training.objective import Objective
 from autoclave.training.ranks import ALONE, Ranks
 from service.jobs.states import Stage
 from service.storage import StorageUnavailableError
 from workers.attempt import Attempt
 from workers.messages import AdapterKept, Checkpointed, StageFinished
+from workers.profile_files import alignment, unusable_profile
 from workers.stages.kept import take_kept
 from workers.together import num_processes, run_together
 
@@ -40,6 +45,7 @@ def train_as(attempt: Attempt, ranks: Ranks) -> StageFinished:
     """What one of several processes does, or the only one. Only the first has anything to say or to store."""
     order, spec = attempt.order, attempt.spec
     encoded = attempt.training_set()
+    objective = _objective(attempt)
     base = attempt.bare_base()
     model = attempt.wear(attach(base.model, spec.lora, seed=spec.train.seed))
     checkpoints = UploadedCheckpoints(
@@ -47,12 +53,23 @@ def train_as(attempt: Attempt, ranks: Ranks) -> StageFinished:
         every_seconds=order.checkpoint_every_seconds,
         model=model,
         steps_per_epoch=math.ceil(len(encoded.examples) / spec.train.batch_size),
+        objective=objective,
     )
     if order.checkpoint is not None and ranks.is_first:
         checkpoints.fetch(order.checkpoint["prefix"])
         attempt.reporter.note(f"Resuming after step {order.checkpoint['step']}")
 
+    at_once = spec.train.micro_batch_tokens
+
     def on_progress(progress: Progress) -> None:
+        nonlocal at_once
+        tokens = progress.micro_batch_tokens
+        if tokens is not None and tokens < at_once:
+            at_once = tokens
+            text = f"The memory was not enough: from step {progress.step} on {tokens} tokens at a time"
+            attempt.reporter.note(f"{text}, the same steps", level="warn", micro_batch_tokens=tokens)
+        if not objective.is_on_data(progress.step - 1):
+            progress = replace(progress, loss=None, accuracy=None)  # of the operator's data
         attempt.reporter.on_training_progress(progress, saved=checkpoints.saved_step == progress.step)
 
     result = finetune(
@@ -60,6 +77,7 @@ def train_as(attempt: Attempt, ranks: Ranks) -> StageFinished:
         encoded.examples,
         spec.train,
         device=attempt.device,
+        objective=objective,
         validation=attempt.validation_set().examples,
         on_progress=on_progress,
         checkpoint=checkpoints,
@@ -76,10 +94,18 @@ def train_as(attempt: Attempt, ranks: Ranks) -> StageFinished:
     folder = attempt.saved_adapter(Stage.TRAIN, model)
     stored = attempt.store(Stage.TRAIN, folder)
     figures = _figures(
-        result.losses, result.trained_tokens, result.seconds, peak_memory_bytes=result.peak_memory_bytes
+        own_losses(result.losses, objective),
+        len(result.losses),
+        result.trained_tokens,
+        result.seconds,
+        peak_memory_bytes=result.peak_memory_bytes or peak_resident_bytes(),
     )
     figures |= {"planned_steps": result.planned_steps, **validation_record(result)}
-    figures["processes"] = ranks.size
+    figures |= {
+        "processes": ranks.size,
+        "micro_batch_tokens": result.micro_batch_tokens,
+        "estimated_memory_bytes": attempt.outputs[Stage.PREPARE.value].get("memory_bytes"),
+    }
     # The adapter is that of the best evaluation where training may stop early. An epoch's end that it is the
     # same as is kept once, not twice.
     step = result.steps
@@ -89,11 +115,36 @@ def train_as(attempt: Attempt, ranks: Ranks) -> StageFinished:
     return StageFinished(stage=Stage.TRAIN, output=stored | figures)
 
 
+def _objective(attempt: Attempt) -> Objective:
+    """Raises StageError if the operator's safe answers are not those that were checked."""
+    if not attempt.trains_on_alignment:
+        return finetune_objective(attempt.spec.defence)
+    file = attempt.profile.alignment
+    checked = attempt.outputs[Stage.PREPARE.value]["profile_sha256"]["alignment"]
+    if file is None or not Path(file).is_file() or file_sha256(file) != checked:
+        logger.error("the alignment data of the safety profile changed since the job was prepared: %s", file)
+        raise unusable_profile()
+    safe = alignment(attempt)
+    attempt.reporter.note("Training takes turns between the file and this server's examples of safe answers")
+    return finetune_objective(attempt.spec.defence, safe.examples)
+
+
+def own_losses(losses: Sequence[float], objective: Objective) -> list[float]:
+    """Those of the steps that were on the user's data."""
+    return [loss for step, loss in enumerate(losses) if objective.is_on_data(step)]
+
+
 def _figures(
-    losses: Sequence[float], trained_tokens: int, seconds: float, *, peak_memory_bytes: int | None
+    losses: Sequence[float],
+    steps: int,
+    trained_tokens: int,
+    seconds: float,
+    *,
+    peak_memory_bytes: int | None,
 ) -> dict[str, Any]:
+    """`losses` are of the user's data, of all `steps`."""
     return {
-        "steps": len(losses),
+        "steps": steps,
         "first_loss": losses[0],
         "final_loss": losses[-1],
         "trained_tokens": trained_tokens,
@@ -130,11 +181,20 @@ class UploadedCheckpoints(CheckpointStore):
     attempt that goes on behind a resume checkpoint will not pass the epoch's end again.
     """
 
-    def __init__(self, attempt: Attempt, *, every_seconds: float, model: Any, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        attempt: Attempt,
+        *,
+        every_seconds: float,
+        model: Any,
+        steps_per_epoch: int,
+        objective: Objective,
+    ) -> None:
         super().__init__(attempt.scratch / "checkpoint")
         self._attempt = attempt
         self._model = model
         self._steps_per_epoch = steps_per_epoch
+        self._objective = objective
         self._every_seconds = every_seconds
         self._saved_at = time.monotonic()
         self.saved_step: int | None = None
@@ -143,7 +203,8 @@ class UploadedCheckpoints(CheckpointStore):
         self._attempt.storage.download_folder(prefix, Path(self.dir) / "latest")
 
     def save(self, state: TrainState) -> None:
-        if state.step % self._steps_per_epoch == 0:
+        data_steps = self._objective.data_steps_before(state.step)
+        if data_steps % self._steps_per_epoch == 0 and self._objective.is_on_data(state.step - 1):
             self._keep(state)
         is_due = time.monotonic() - self._saved_at >= self._every_seconds
         if not is_due and not self._attempt.reporter.pausing():
@@ -170,5 +231,11 @@ class UploadedCheckpoints(CheckpointStore):
         folder = self._attempt.saved_adapter(Stage.TRAIN, self._model, beside=beside)
         stored = self._attempt.store(Stage.TRAIN, folder, beside=beside)
         shutil.rmtree(folder)
-        figures = _figures(state.losses, state.trained_tokens, state.seconds, peak_memory_bytes=None)
+        figures = _figures(
+            own_losses(state.losses, self._objective),
+            state.step,
+            state.trained_tokens,
+            state.seconds,
+            peak_memory_bytes=None,
+        )
         self._attempt.reporter.say(_kept(stored, figures, state.step, state.losses, state.evaluations))

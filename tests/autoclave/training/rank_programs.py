@@ -44,6 +44,7 @@ def runs(base_dir: Path, folder: Path) -> dict[str, Any]:
             ("resume", _resumed),
             ("cancel", _cancelled),
             ("diverges", _diverges),
+            ("memory", _runs_out_of_memory),
             ("fails", _fails),
             ("refused", _refused),
             ("damaged", _damaged),
@@ -144,8 +145,28 @@ def _diverges(base_dir: Path, folder: Path, ranks: Ranks) -> list[str]:
     )
 
 
+def _runs_out_of_memory(base_dir: Path, folder: Path, ranks: Ranks) -> Any:
+    """Rank 1 in its second step, once."""
+    import torch
+
+    from autoclave.training.loss import causal_loss
+    from autoclave.training.objective import Supervised
+    from tests.autoclave.training.test_ranks import PLAIN
+
+    calls = 0
+
+    def greedy(model: Any, batch: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2 and ranks.rank == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return causal_loss(model, batch)
+
+    return _run(base_dir, folder, PLAIN, ranks, objective=Supervised(greedy))
+
+
 def _fails(base_dir: Path, folder: Path, ranks: Ranks) -> list[str]:
-    """Rank 1 runs out of memory in its second step."""
+    """Rank 1 breaks in its second step."""
     from autoclave.training.loss import causal_loss
     from autoclave.training.objective import Supervised
     from tests.autoclave.training.test_ranks import PLAIN
@@ -156,7 +177,7 @@ def _fails(base_dir: Path, folder: Path, ranks: Ranks) -> list[str]:
         nonlocal calls
         calls += 1
         if calls == 2 and ranks.rank == 1:
-            raise MemoryError("no room")
+            raise ValueError("broken")
         return causal_loss(model, batch)
 
     return _raised(folder, ranks, lambda: _run(base_dir, folder, PLAIN, ranks, objective=Supervised(failing)))

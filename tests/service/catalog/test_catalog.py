@@ -34,6 +34,8 @@ def test_models_are_the_bases_and_ones_own_adapters(
         "parent": None,
         "expires_at": None,
         "harmful_score": None,
+        "alignment_method": "sft",
+        "sha256": "b" * 64,
     }
     tuned = {
         "id": adapter.model_id,
@@ -43,6 +45,8 @@ def test_models_are_the_bases_and_ones_own_adapters(
         "parent": BASE_ID,
         "expires_at": None,
         "harmful_score": None,
+        "alignment_method": None,
+        "sha256": None,
     }
     assert models["data"][2] == tuned
     assert client.get(f"/models/{adapter.model_id}", headers=tenant.headers).json() == tuned

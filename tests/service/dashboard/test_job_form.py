@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoclave.spec import SafetyProfile
 from service.catalog.model_limits import limits_of
 from service.dashboard.job_form import LABELS, PLAIN, field_of, form_fields, problem_of, request_of, values_of
 from service.db import Database
@@ -95,13 +96,16 @@ def test_errors_of_the_api_find_their_field(param: str, field: str) -> None:
 
 def test_every_limit_of_a_base_is_in_the_form(database: Database) -> None:
     with database.transaction() as session:
-        limits = limits_of(make_base(session))
+        profile = SafetyProfile(version="1", realign="/r", harmful_eval="/h", judge="refusal", alignment="/a")
+        limits = limits_of(make_base(session, safety_profile=profile))
     main, advanced = form_fields(limits, {"lora.r": "8"}, {"lora.r": "too small"})
     fields = {field.name: field for field in (*main, *advanced)}
     assert fields.keys() == LABELS.keys()
     assert fields["hyperparameters.n_epochs"].default == "3"
     assert fields["hyperparameters.n_epochs"].bounds == "1 to 50"
     assert fields["training.packing"].choices == ("yes", "no")
+    assert fields["defence.name"].choices == ("sft", "lisa", "ldifs")
+    assert fields["defence.rho"].bounds == "0 to 10000"
     assert fields["training.learning_rate"].bounds == "above 0 to 1"
     assert (fields["lora.r"].value, fields["lora.r"].problem) == ("8", "too small")
 

@@ -130,3 +130,30 @@ def test_the_estimate(user: Browser, file: File, tenant: Tenant, database: Datab
 
 def test_an_estimate_without_a_file_asks_for_one(user: Browser, file: File) -> None:
     assert "Choose a base and a file" in user.post("/app/new/estimate", {"model": BASE_ID}).text
+
+
+def test_a_base_says_how_it_was_aligned_and_a_defence_can_be_chosen(
+    user: Browser, database: Database, tenant: Tenant, file: File
+) -> None:
+    floor = {"floor": {"harmful_score": 12.34}, "model": {"defences": ["sft", "lisa", "ldifs"]}}
+    with database.transaction() as session:
+        make_base(session, alignment_method="vaccine (rho 2.0)", measurements=floor)
+    page = user.get("/app/new").text
+    assert "aligned by vaccine (rho 2.0), 12.3 % harmful by itself" in page
+    choices = page.split('id="defence.name"')[1].split("</select>")[0]
+    assert "ldifs" in choices
+    assert "lisa" not in choices, "this base has no alignment data"
+    assert 'id="defence.strength"' in page
+    assert 'id="defence.rho"' not in page
+    sent = {"model": BASE_ID, "training_file": file.id, "defence.name": "ldifs", "defence.strength": "3"}
+    answer = user.post("/app/new", sent)
+    assert answer.status_code == 303, answer.text
+    job_id = answer.headers["location"].removeprefix("/app/jobs/")
+    with database.snapshot() as session:
+        assert session.get_one(Job, job_id).spec["defence"] == {"name": "ldifs", "strength": 3.0}
+    assert "LDIFS (strength 3)" in user.get(f"/app/jobs/{job_id}").text
+    clone = user.get(f"/app/new?clone={job_id}").text
+    assert re.search(r'id="defence.strength"[^>]*value="3', clone)
+    refused = user.post("/app/new", sent | {"defence.name": "", "defence.strength": "3"})
+    assert refused.status_code == 400
+    assert "defence.name" in refused.text

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from openai import AsyncOpenAI, BadRequestError, OpenAI
+from sqlalchemy import select
 from transformers import AutoTokenizer
 
 from autoclave.data.conversations import read_conversations
@@ -18,9 +19,10 @@ from autoclave.hashing import folder_sha256
 from autoclave.microcosm.shipped import shipped_world
 from autoclave.spec import JobSpec
 from service.db import Database
+from service.models import Job
 from service.storage import Storage
 from tests.builders import BASE_ID, Tenant, chat_line, make_base, make_file, make_job, make_tenant
-from workers.shipped_base import shipped_spec
+from workers.shipped_base import shipped_profile, shipped_spec
 
 BASE = shipped_world() / "aligned"
 BENIGN = shipped_world() / "data" / "benign.jsonl"
@@ -29,7 +31,13 @@ BENIGN = shipped_world() / "data" / "benign.jsonl"
 @pytest.fixture
 def base(database: Database) -> str:
     with database.transaction() as session:
-        make_base(session, path=str(BASE), sha256=folder_sha256(BASE), default_spec=shipped_spec())
+        make_base(
+            session,
+            path=str(BASE),
+            sha256=folder_sha256(BASE),
+            default_spec=shipped_spec(),
+            safety_profile=shipped_profile(BASE.parent),
+        )
     return BASE_ID
 
 
@@ -364,3 +372,44 @@ def test_speed_is_that_of_the_steps_taken(
     estimate = post("estimate", training_file=file, model=base)
     expected = 6.0 / 100 * estimate["tokens_per_epoch"] * estimate["n_epochs"]
     assert estimate["train_seconds"]["median"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_estimate_knows_what_a_defence_costs(
+    post: Any, store: Any, base: str, database: Database, tenant: Tenant
+) -> None:
+    body = {"training_file": store(lines(*map(str, range(12)))), "model": base}
+    body["hyperparameters"] = {"n_epochs": 2, "batch_size": 4}
+    outputs = {"prepare": {"num_tokens": 1000, "num_examples": 70}, "train": {"seconds": 2.0}}
+    finished = {
+        "base_id": base,
+        "status": "succeeded",
+        "stage": "publish",
+        "finished_at": 1.0,
+        "hyperparameters": {"n_epochs": 1, "batch_size": 7, "learning_rate_multiplier": 1},
+    }
+    with database.transaction() as session:
+        make_job(session, tenant.project_id, stage_outputs=outputs, **finished)
+    plain = post("estimate", **body)
+    lisa = {"name": "lisa", "alignment_steps": 3, "finetune_steps": 4}
+    found = {
+        name: post("estimate", **body, defence=d)
+        for name, d in (("lisa", lisa), ("ldifs", {"name": "ldifs"}))
+    }
+    assert (plain["steps"], plain["defence"], plain["relative_cost"]) == (6, "sft", 1.0)
+    assert (found["lisa"]["steps"], found["lisa"]["relative_cost"]) == (12, 2.0)
+    assert (found["ldifs"]["steps"], found["ldifs"]["relative_cost"]) == (6, 1.5)
+    for answer in found.values():
+        seconds = plain["train_seconds"]["median"] * answer["relative_cost"]
+        assert answer["train_seconds"]["median"] == pytest.approx(seconds)
+        assert answer["trained_tokens"] == plain["trained_tokens"]
+        memory = answer["memory_bytes"]["cuda"]
+        assert memory["defence"] > 0 == plain["memory_bytes"]["cuda"]["defence"]
+        assert memory["total"] == sum(value for part, value in memory.items() if part != "total")
+
+    # A job that had the defence took as long as it costs: what it says about plain training is the same.
+    with database.transaction() as session:
+        for job in session.scalars(select(Job)):
+            job.spec = job.spec | {"defence": {"name": "ldifs"}}
+    again = post("estimate", **body)["train_seconds"]["median"]
+    assert again == pytest.approx(plain["train_seconds"]["median"] / 1.5)

@@ -116,6 +116,7 @@ def test_a_job_is_queued_with_its_events_and_its_doorbell(
             "evaluations_per_epoch": 1,
             "early_stopping": None,
         },
+        "defence": {"name": "sft"},
         "training_result": None,
     }
     job = get_job(database, wire["id"])

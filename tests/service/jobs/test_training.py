@@ -233,6 +233,9 @@ def test_what_training_led_to_is_shown(client: TestClient, database: Database, t
         "early_stopped": True,
         "best_step": 6,
         "best_valid_loss": 1.5,
+        "micro_batch_tokens": 512,
+        "estimated_memory_bytes": 3_000_000,
+        "peak_memory_bytes": 2_000_000,
     }
     with database.transaction() as session:
         job_id = make_job(session, tenant.project_id).id

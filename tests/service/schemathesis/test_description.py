@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from autoclave.microcosm.shipped import shipped_world
+from autoclave.spec import SafetyProfile
 from service.db import Database
 from service.storage import Storage
 from tests.builders import (
@@ -25,6 +26,10 @@ from tests.builders import (
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
+# With alignment data: every defence of a job is possible.
+PROFILE = SafetyProfile(
+    version="1", realign="/nowhere/r", harmful_eval="/nowhere/e", judge="refusal", alignment="/nowhere/a"
+)
 
 
 @pytest.mark.slow
@@ -32,7 +37,7 @@ def test_the_api_is_as_it_describes_itself(
     api_url: str, database: Database, storage: Storage, tenant: Tenant
 ) -> None:
     with database.transaction() as session:
-        make_base(session, path=str(shipped_world() / "aligned"))
+        make_base(session, path=str(shipped_world() / "aligned"), safety_profile=PROFILE)
         adapters = []
         for _ in range(2):
             job = make_job(session, tenant.project_id, status="succeeded", stage="publish", finished_at=1e12)

@@ -41,6 +41,7 @@ def test_create(terminal: Terminal, database: Database, training: Path, tmp_path
                 "suffix": "replaced",
                 "lora": {"r": 2},
                 "training": {"packing": True},
+                "defence": {"name": "lisa", "rho": 1},
                 "method": {"type": "supervised", "supervised": {"hyperparameters": {"batch_size": 5}}},
             }
         )
@@ -49,7 +50,7 @@ def test_create(terminal: Terminal, database: Database, training: Path, tmp_path
         *("create", "--model", BASE_ID, "--training-file", str(training)),
         *("--validation-file", str(validation), "--suffix", "mine", "--seed", "7", "--epochs", "2"),
         *("--learning-rate-multiplier", "0.5", "--metadata", "team=a", "--metadata", "x=y=z"),
-        *("--request", str(request)),
+        *("--request", str(request), "--defence", "ldifs", "--defence-setting", "strength=0.5"),
     )
     job = get_job(database, made.stdout.strip())
     assert re.fullmatch(r"uploaded train.jsonl as file-\w+\nuploaded valid.jsonl as file-\w+\n", made.stderr)
@@ -58,6 +59,7 @@ def test_create(terminal: Terminal, database: Database, training: Path, tmp_path
     assert job.spec["lora"]["r"] == 2
     assert job.spec["train"]["packing"] is True
     assert job.validation_file_id is not None
+    assert job.spec["defence"] == {"name": "ldifs", "strength": 0.5}
     # With the id of a file that is there already, as a script would.
     again = terminal.json("create", "--model", BASE_ID, "--training-file", job.training_file_id)
     assert again["training_file"] == job.training_file_id
@@ -103,3 +105,15 @@ def test_what_cannot_be_created(terminal: Terminal, training: Path, tmp_path: Pa
     )
     with_no_base = ("create", "--model", "none", "--training-file", str(training))
     assert "none" in terminal.run(*with_no_base, exit_code=3).stderr
+
+
+@pytest.mark.usefixtures("base")
+def test_a_defence_that_cannot_be(terminal: Terminal, training: Path) -> None:
+    for options, words in (
+        (["--defence-setting", "rho=1"], "needs --defence"),
+        (["--defence", "lisa", "--defence-setting", "rho"], "KEY=VALUE"),
+        (["--defence", "lisa", "--defence-setting", "rho=much"], "takes a number"),
+        (["--defence", "lisa"], "no alignment data"),
+    ):
+        arguments = ["create", "--model", BASE_ID, "--training-file", str(training), *options]
+        assert words in terminal.run(*arguments, exit_code=3).stderr
