@@ -13,6 +13,7 @@ KINDS: dict[str, ErrorKind] = {
     "invalid_validation_file": "user",
     "harmful_training_file": "user",
     "invalid_lora": "user",
+    "packing_unsupported": "user",
     "non_finite_loss": "user",
     "out_of_memory": "user",
     "deadline_exceeded": "user",

@@ -15,7 +15,8 @@ from autoclave.evaluation.screening import screen_file
 from autoclave.evaluation.utility import encode_references, read_references
 from autoclave.hashing import file_sha256
 from autoclave.memory import estimate_memory, weight_shapes
-from autoclave.modelling.adapters import resolve_target_modules
+from autoclave.modelling.exactness import how_it_packs, verify_padding
+from autoclave.modelling.target_modules import resolve_target_modules
 from service.jobs.states import Stage
 from workers.attempt import Attempt, StageError, data_errors_of
 from workers.messages import MemoryEstimated, StageFinished
@@ -25,11 +26,16 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(attempt: Attempt) -> StageFinished:
-    """Raises StageError with code base_mismatch, invalid_lora, invalid_training_file, invalid_validation_file
-    harmful_training_file or invalid_safety_profile."""
+    """Raises StageError with code base_mismatch, invalid_lora, packing_unsupported, invalid_training_file,
+    invalid_validation_file, harmful_training_file or invalid_safety_profile; ModelError for an architecture
+    whose answers in batches would not be its own."""
     order, reporter = attempt.order, attempt.reporter
     say_memory(attempt, longest_row=1)  # before the base is loaded: it alone may be too large
     base = attempt.bare_base()
+    verify_padding(base.model)
+    if attempt.spec.train.packing and how_it_packs(base.model) is None:
+        text = f"packed conversations would see each other on {order.base.id}; leave packing out"
+        raise StageError("packing_unsupported", text, param="training.packing")
     try:
         resolve_target_modules(base.model, attempt.spec.lora.target_modules)
     except ModelError as error:
