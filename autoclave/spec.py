@@ -219,7 +219,9 @@ class SafetyProfile(Spec):
     File fields are paths readable by the worker. `harmful_eval` must come from another source than
     `realign`. `utility_eval` is used for jobs that bring no validation file. `judge` is a name for
     `autoclave.evaluation.judges.load_judge`: `refusal`, `exact:FILE`, `classifier:DIR`, `guard:DIR` or
-    `moderations:URL`, with options after a `#` (docs/judges.md).
+    `moderations:URL`, with options after a `#` (docs/judges.md). On `control`, answers that people labelled
+    (`evaluation.calibration`), the judge's errors are measured for every job. `second_judge` judges the
+    answers too: where the two disagree is counted, the figures and the gate are the first's.
     """
 
     version: str
@@ -227,6 +229,8 @@ class SafetyProfile(Spec):
     harmful_eval: str
     utility_eval: str | None = None
     judge: str
+    control: str | None = None
+    second_judge: str | None = None
     sanitize: SanitizeSpec = SanitizeSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     gate: GateSpec = GateSpec()

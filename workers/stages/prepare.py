@@ -19,6 +19,7 @@ from autoclave.modelling.exactness import how_it_packs, verify_padding
 from autoclave.modelling.target_modules import resolve_target_modules
 from service.jobs.states import Stage
 from workers.attempt import Attempt, StageError, data_errors_of
+from workers.judging import calibrated
 from workers.messages import MemoryEstimated, StageFinished
 from workers.profile_files import check_evaluation, profile_errors, realignment, unusable_profile
 
@@ -41,7 +42,7 @@ def prepare(attempt: Attempt) -> StageFinished:
     except ModelError as error:
         raise StageError("invalid_lora", str(error), param="lora.target_modules") from error
     reporter.check()
-    output = {"profile_sha256": _check_profile(attempt)}
+    output = {"profile_sha256": _check_profile(attempt), "judging": calibrated(attempt)}
     if order.starts_from is None or attempt.profile.sanitize.uses_user_data:
         output |= _check_training_file(attempt)
     if order.starts_from is None and attempt.profile.screen.policy != "off":
@@ -139,6 +140,7 @@ def _check_profile(attempt: Attempt) -> dict[str, Any]:
         "realign": profile.realign,
         "harmful_eval": profile.harmful_eval,
         "utility_eval": profile.utility_eval,
+        "control": profile.control,
     }
     try:
         hashes = {name: file_sha256(file) for name, file in files.items() if file is not None}
