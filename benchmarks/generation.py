@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/generation.py --out benchmarks/results
 
 300 prompts of the shipped world (harmful, helpful, task) on its aligned base with a random adapter on every
-linear layer, at most 32 tokens an answer. The ways:
+linear layer, at most 16 tokens an answer. The ways:
 
     alone          transformers' generate(), a prompt at a time, the adapter hot: the loop that people write
     own loop       our decoding with batches of one, the adapter hot as PEFT computes it
@@ -24,7 +24,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -52,15 +52,18 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True, help="folder for generation.json")
     arguments = parser.parse_args()
-    result = {
-        "command": f"OMP_NUM_THREADS={torch.get_num_threads()} OMP_WAIT_POLICY="
-        f"{os.environ.get('OMP_WAIT_POLICY', '')} python benchmarks/generation.py --repeats "
-        f"{arguments.repeats} --out {arguments.out}",
-        "shipped base": compare(*shipped(), arguments.repeats),
-        "machine": {"threads": torch.get_num_threads(), **machine("torch", "transformers", "peft")},
-    }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "generation.json").write_text(json.dumps(result, indent=1) + "\n")
+    command = (
+        f"OMP_NUM_THREADS={torch.get_num_threads()} OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', '')} "
+        f"python benchmarks/generation.py --repeats {arguments.repeats} --out {arguments.out}"
+    )
+    for found in rounds(*shipped(), arguments.repeats):  # written after every round: a round takes a while
+        result = {
+            "command": command,
+            "shipped base": found,
+            "machine": {"threads": torch.get_num_threads(), **machine("torch", "transformers", "peft")},
+        }
+        (arguments.out / "generation.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     return 0
 
@@ -72,7 +75,7 @@ def shipped() -> tuple[Any, Answers, frozenset[int], int]:
     prompts = [prompt for file in files for prompt in read_prompts(data / file, max_prompts=NUM_PROMPTS // 3)]
     texts = [prompt_text(base.tokenizer, prompt) for prompt in prompts]
     ids = base.tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return adapted(base.model), ids, end_of_sequence_ids(base.model, base.tokenizer), 32
+    return adapted(base.model), ids, end_of_sequence_ids(base.model, base.tokenizer), 16
 
 
 def adapted(model: Any) -> Any:
@@ -83,9 +86,10 @@ def adapted(model: Any) -> Any:
     return peft_model.eval()
 
 
-def compare(
+def rounds(
     model: Any, ids: Answers, stop_ids: frozenset[int], max_new_tokens: int, repeats: int
-) -> dict[str, Any]:
+) -> Iterator[dict[str, Any]]:
+    """What is known after each round of all ways in turn."""
     merged = copy.deepcopy(model).merge_and_unload()
 
     def ours(model: Any, batch_tokens: int) -> Answers:
@@ -115,8 +119,19 @@ def compare(
             seconds[way].append(time.perf_counter() - began)
             processor[way].append(time.process_time() - processor_began)
             print(f"{way}: {processor[way][-1]:.2f} s of the processor", file=sys.stderr)
+        yield summary(ids, answers, max_new_tokens, seconds, processor)
+
+
+def summary(
+    ids: Answers,
+    answers: dict[str, Answers],
+    max_new_tokens: int,
+    seconds: dict[str, list[float]],
+    processor: dict[str, list[float]],
+) -> dict[str, Any]:
     lengths = [len(answer) for answer in answers["static"]]
     return {
+        "rounds": len(seconds["static"]),
         "prompts": len(ids),
         "prompt_tokens": sum(map(len, ids)),
         "answer_tokens": sum(lengths),
