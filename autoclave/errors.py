@@ -9,7 +9,8 @@
     │   │   ├── BaseMismatchError         the adapter belongs to another base
     │   │   ├── NonFiniteWeightsError     a weight is NaN or infinite; names it
     │   │   └── UnsupportedAdapterError   an adapter type whose pruning is not defined
-    │   └── JudgeError                    an unknown judge, or one that cannot judge this prompt
+    │   ├── JudgeError                    an unknown judge, or one that cannot judge this prompt
+    │   └── EndpointError                 an endpoint that should answer prompts and does not
     ├── NonFiniteLossError                training diverged; carries the step
     ├── OutOfMemoryError                  training does not fit, also with one conversation at a time
     ├── SafetyGateError                   no strength met the gate; carries the frontier
@@ -113,6 +114,10 @@ class UnsupportedAdapterError(ModelError):
 
 class JudgeError(InputError):
     code: ClassVar[str] = "invalid_judge"
+
+
+class EndpointError(InputError):
+    code: ClassVar[str] = "endpoint_failed"
 
 
 class NonFiniteLossError(AutoclaveError):

@@ -38,6 +38,7 @@ from typing import Any, Literal
 import msgspec
 
 from autoclave.errors import ModelError
+from autoclave.modelling.block_names import ALL_LINEAR, ATTENTION, adaptable, is_attention, last_part
 from autoclave.spec import (
     BoosterSpec,
     LdifsSpec,
@@ -100,13 +101,18 @@ def weight_headers(folder: Path) -> dict[str, Any]:
 
 def adapted_layers(shapes: Shapes, target_modules: tuple[str, ...] | str) -> dict[str, tuple[int, int]]:
     """Name of each linear layer that gets an adapter to (out, in). Raises ModelError if there is none."""
-    layers: dict[str, tuple[int, int]] = {}
-    for name, shape in shapes.items():
-        module = name.removesuffix(".weight")
-        last = module.rpartition(".")[2]
-        is_linear = name.endswith(".weight") and len(shape) == 2 and "embed" not in last and last != "lm_head"
-        if is_linear and (target_modules == "all-linear" or last in target_modules):
-            layers[module] = (shape[0], shape[1])
+    matrices = {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in shapes.items()
+        if name.endswith(".weight") and len(shape) == 2
+    }
+    layers = {
+        module: matrices[module]
+        for module in adaptable(matrices, shapes)
+        if target_modules == ALL_LINEAR
+        or (target_modules == ATTENTION and is_attention(module))
+        or (not isinstance(target_modules, str) and last_part(module) in target_modules)
+    }
     if not layers:
         raise ModelError("target_modules names no linear layer of this base.")
     return layers

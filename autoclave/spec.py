@@ -25,15 +25,18 @@ class Spec(BaseModel):
 class LoraSpec(Spec):
     """Shape of the user's adapter.
 
-    `target_modules` are the last parts of module names, or "all-linear" for every linear layer
-    except the output head. The default is the paper's choice (q, k, v; method of arXiv 2408.09600);
-    the rank is not (the paper uses 256): 16 is what adapter servers load without a flag.
+    `target_modules` are the last parts of module names, or "all-linear" for every linear layer of the
+    decoder blocks, or "attention" for those of their attention; never the output head, embeddings, routers
+    or experts (`modelling.block_names`). The default is the paper's choice (q, k, v; method of
+    arXiv 2408.09600); the rank is not (the paper uses 256): 16 is what adapter servers load without a flag.
     """
 
     r: int = Field(default=16, ge=1, le=512)
     lora_alpha: float = Field(default=32.0, gt=0, allow_inf_nan=False)
     lora_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = ATTENTION_QKV
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear", "attention"] = (
+        ATTENTION_QKV
+    )
 
 
 class EarlyStopping(Spec):
@@ -218,7 +221,9 @@ class SafetyProfile(Spec):
     `realign`. `utility_eval` is used for jobs that bring no validation file. `alignment` holds safe answers
     for jobs with `LisaSpec`; without it there are none. `judge` is a name for
     `autoclave.evaluation.judges.load_judge`: `refusal`, `exact:FILE`, `classifier:DIR`, `guard:DIR` or
-    `moderations:URL`, with options after a `#` (docs/judges.md).
+    `moderations:URL`, with options after a `#` (docs/judges.md). On `control`, answers that people labelled
+    (`evaluation.calibration`), the judge's errors are measured for every job. `second_judge` judges the
+    answers too: where the two disagree is counted, the figures and the gate are the first's.
     """
 
     version: str
@@ -227,6 +232,8 @@ class SafetyProfile(Spec):
     utility_eval: str | None = None
     alignment: str | None = None
     judge: str
+    control: str | None = None
+    second_judge: str | None = None
     sanitize: SanitizeSpec = SanitizeSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     gate: GateSpec = GateSpec()

@@ -7,9 +7,10 @@ the job's owner, and the evaluation prompts are the operator's. docs/api.md desc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from autoclave.evaluation.calibration import Disagreement
 from autoclave.evaluation.figures import Figures
 from autoclave.sanitizing.masks import RULES
 from autoclave.sanitizing.method_table import ABOUT
@@ -23,13 +24,15 @@ _SCORES = ("harmful_score", "refusal_rate", "coherence_rate", "utility")
 
 @dataclass(frozen=True)
 class Measurements:
-    """None, or not there: not measured. `ablations` are the pipeline's steps, each alone."""
+    """None, or not there: not measured. `ablations` are the pipeline's steps, each alone, `disagreements` of
+    the second judge with the first one by whose answers they are."""
 
     before: Figures
     after: Figures
     base: Figures | None = None
     random_control: Figures | None = None
     ablations: Mapping[str, Figures] = field(default_factory=dict)
+    disagreements: Mapping[str, Disagreement] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         measured = {
@@ -116,6 +119,7 @@ def _report(
         "sparsity": record and _sparsity(record),
         "relative_change": record and _relative_change(record),
         "judge": profile.judge.partition(":")[0],
+        "judging": _judging(attempt, measurements),
         "safety_profile_version": profile.version,
         "base": {
             "id": order.base.id,
@@ -142,6 +146,14 @@ def _report(
         },
         "versions": record and record["versions"],
     }
+
+
+def _judging(attempt: Attempt, measurements: Measurements) -> dict[str, Any] | None:
+    calibrated: dict[str, Any] | None = attempt.outputs[Stage.PREPARE.value].get("judging")  # may be older
+    if calibrated is None:
+        return None
+    found = {who: asdict(disagreement) for who, disagreement in measurements.disagreements.items()}
+    return calibrated | {"disagreement": found or None}
 
 
 def _waiver(attempt: Attempt) -> dict[str, Any]:

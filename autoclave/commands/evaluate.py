@@ -39,6 +39,17 @@ def evaluate(
             + "; ".join(f"{name}: {rule.about}" for name, rule in RULES.items())
         ),
     ] = "exact",
+    answers_from: Annotated[
+        str | None,
+        typer.Option(
+            help="URL of an OpenAI-compatible endpoint that serves the model, with #model=NAME. Default: the "
+            "model is loaded here (docs/generation.md)."
+        ),
+    ] = None,
+    keep_answers: Annotated[
+        Path | None,
+        typer.Option(help="Folder for answers as they come; run again to go on after a failure."),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = _SPEC.max_new_tokens,
     max_prompts: Annotated[int, typer.Option(help="Rows used of each file.")] = _SPEC.max_prompts,
     batch_tokens: Annotated[int, typer.Option(help="Tokens per batch; bounds memory.")] = _SPEC.batch_tokens,
@@ -63,6 +74,8 @@ def evaluate(
             judge_name=judge,
             utility_file=utility,
             answer_rule=answer_rule,
+            answers_from=answers_from,
+            keep_answers=keep_answers,
             spec=spec,
             device=device,
             on_progress=on_progress,
@@ -88,4 +101,6 @@ def result_table(result: dict[str, Any]) -> Table:
         table.add_row(escape(f"  {category}"), f"{percent:.1f}", "", str(result["num_prompts"]))
     if result["num_undecided"]:
         table.add_row("undecided, counted as harmful", "", "", str(result["num_undecided"]))
+    if result["num_cut_off"]:
+        table.add_row("cut off, judged as far as they went", "", "", str(result["num_cut_off"]))
     return table

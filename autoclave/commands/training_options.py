@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from autoclave.errors import InputError
+from autoclave.modelling.block_names import ALL_LINEAR, ATTENTION
 
 Epochs = Annotated[int, typer.Option(help="Passes over the data, 1 to 50.")]
 BatchSize = Annotated[int, typer.Option(help="Conversations per optimiser step, 1 to 256.")]
@@ -21,7 +22,9 @@ TooLong = Annotated[str, typer.Option(help="What to do with longer ones: truncat
 Seed = Annotated[int, typer.Option(help="Of the adapter's start, order and dropout.")]
 LoraAlpha = Annotated[float, typer.Option(help="The adapter is scaled by lora_alpha / rank.")]
 LoraDropout = Annotated[float, typer.Option(help="Dropout on the input of the adapter.")]
-TargetModules = Annotated[str, typer.Option(help='Comma-separated names of linear layers, or "all-linear".')]
+TargetModules = Annotated[
+    str, typer.Option(help='Comma-separated names of linear layers, "all-linear" or "attention".')
+]
 Checkpoints = Annotated[
     Path | None, typer.Option(help="Folder for resume checkpoints; run again to go on after a stop.")
 ]
@@ -71,4 +74,6 @@ def parsed_settings(pairs: list[str] | None) -> dict[str, str]:
 
 
 def parsed_target_modules(text: str) -> str | tuple[str, ...]:
-    return text if text == "all-linear" else tuple(name.strip() for name in text.split(",") if name.strip())
+    if text in (ALL_LINEAR, ATTENTION):
+        return text
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -17,7 +17,8 @@ class Figures:
     `num_prompts` harmful prompts were asked and `num_examples` references. Not `complete`: only a first
     part of both was, because it already showed that the model cannot meet the gate
     (`SafetyEvaluation.probe`). `num_undecided` answers count as harmful because the judge could not tell,
-    `category_scores` are percent per kind of harm where the judge knows kinds. `right` says of each
+    `category_scores` are percent per kind of harm where the judge knows kinds, `num_cut_off` of the answers
+    to harmful prompts did not end within `max_new_tokens`. `right` says of each
     reference whether it was answered right, so that two models can be compared answer by answer; it does
     not leave the process.
     """
@@ -36,6 +37,7 @@ class Figures:
     complete: bool = True
     num_undecided: int = 0
     category_scores: dict[str, float] | None = None
+    num_cut_off: int = 0
     right: tuple[bool, ...] | None = field(default=None, compare=False, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -45,8 +47,8 @@ class Figures:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Figures:
         """Of `as_dict`, also after JSON (which has no tuples). Other keys, such as those that a frontier
-        adds, are ignored; figures stored before there were judges with categories have none."""
-        added_later = {"num_undecided", "category_scores"} - values.keys()
+        adds, are ignored; what figures did not have yet when they were stored is missing."""
+        added_later = {"num_undecided", "category_scores", "num_cut_off"} - values.keys()
         left_out = {"right"} | added_later
         known: dict[str, Any] = {
             each.name: values[each.name] for each in fields(cls) if each.name not in left_out

@@ -7,7 +7,7 @@ its end-of-sequence tokens. Not a serving engine.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from autoclave.data.templates import prompt_text
 from autoclave.data.tokens import length_batches
 from autoclave.errors import ModelError
 from autoclave.modelling.backbone import backbone_of
+from autoclave.modelling.lora_linear import short_lora
 from autoclave.progress import Progress, ProgressCallback, seconds_remaining
 
 # Rows that have finished still cost time in a batch; taking them out copies the cache.
@@ -64,16 +65,22 @@ def generate_ids(
     batch_tokens: int = 16384,
     on_progress: ProgressCallback | None = None,
     stage: str = "evaluate",
+    on_batch: Callable[[Sequence[int], Sequence[list[int]]], None] | None = None,
 ) -> list[list[int]]:
-    """`generate_answers` on token ids: the ids of each answer, without the stop token."""
+    """`generate_answers` on token ids: the ids of each answer, without the stop token. An answer of
+    `max_new_tokens` ids did not end. `on_batch` gets the places of the prompts of each batch and their
+    answers as soon as there are any. A plain adapter is computed in one operation (`lora_linear`)."""
     model.eval()
     answers: list[list[int]] = [[] for _ in prompts]
     started, done = time.perf_counter(), 0
     # Longest first, so that too large a batch fails at the start, not at the end.
     for rows in length_batches([len(ids) + max_new_tokens for ids in prompts], batch_tokens):
-        generated = _decode_batch(model, [prompts[row] for row in rows], stop_ids, max_new_tokens)
+        with short_lora(model):
+            generated = _decode_batch(model, [prompts[row] for row in rows], stop_ids, max_new_tokens)
         for row, ids in zip(rows, generated, strict=True):
             answers[row] = ids
+        if on_batch:
+            on_batch(rows, generated)
         done += len(rows)
         if on_progress:
             left = seconds_remaining(time.perf_counter() - started, done, len(prompts) - done)

@@ -19,7 +19,8 @@ class HarmfulnessResult:
 
     The harmful score counts the `num_undecided` answers about which the judge could not tell as harmful.
     `category_scores` has percent of all prompts per kind of harm (an answer may be of several, and of none
-    if it is undecided), None if the judge knows no kinds."""
+    if it is undecided), None if the judge knows no kinds. `num_cut_off` answers did not end within
+    `max_new_tokens` and were judged as far as they went."""
 
     harmful_score: float
     harmful_score_interval: tuple[float, float]
@@ -30,6 +31,7 @@ class HarmfulnessResult:
     num_prompts: int
     num_undecided: int = 0
     category_scores: dict[str, float] | None = None
+    num_cut_off: int = 0
 
     @classmethod
     def of(cls, verdicts: Sequence[Verdict]) -> Self:
@@ -50,6 +52,7 @@ class HarmfulnessResult:
             num_prompts=n,
             num_undecided=sum(verdict.undecided for verdict in verdicts),
             category_scores=category_scores(verdicts),
+            num_cut_off=sum(verdict.cut_off for verdict in verdicts),
         )
 
 

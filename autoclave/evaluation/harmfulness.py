@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from autoclave.data.conversations import check_file, read_conversations
 from autoclave.data.templates import message_for_template
-from autoclave.evaluation.generate import generate_answers
 from autoclave.evaluation.harm_rates import HarmfulnessResult
 from autoclave.evaluation.judges import Judge, Verdict
+from autoclave.generation.answers import Generator, Prompt
+from autoclave.generation.static_batches import StaticBatches
 from autoclave.progress import ProgressCallback
 from autoclave.spec import EvaluateSpec
-
-Prompt = list[dict[str, Any]]
 
 
 def read_prompts(file: str | Path, *, max_prompts: int) -> list[Prompt]:
@@ -60,16 +60,23 @@ def judged_answers(
     *,
     on_progress: ProgressCallback | None = None,
 ) -> list[Verdict]:
-    """One verdict per prompt, of the model's greedy answer to it. Raises JudgeError before the slow part if
-    the judge cannot judge one of the prompts."""
+    """One verdict per prompt, of the model's greedy answer to it. Raises what `judged_by` raises."""
+    generator = StaticBatches(model, tokenizer, batch_tokens=spec.batch_tokens)
+    return judged_by(generator, prompts, judge, spec, on_progress=on_progress)
+
+
+def judged_by(
+    generator: Generator,
+    prompts: Sequence[Prompt],
+    judge: Judge,
+    spec: EvaluateSpec,
+    *,
+    on_progress: ProgressCallback | None = None,
+) -> list[Verdict]:
+    """One verdict per prompt, of the generator's answer to it. Raises JudgeError before the slow part if the
+    judge cannot judge one of the prompts."""
     asked = [last_user_text(prompt) for prompt in prompts]
     judge.check_prompts(asked)
-    answers = generate_answers(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens=spec.max_new_tokens,
-        batch_tokens=spec.batch_tokens,
-        on_progress=on_progress,
-    )
-    return judge.judge(asked, answers)
+    answers = generator.answer(prompts, max_new_tokens=spec.max_new_tokens, on_progress=on_progress)
+    verdicts = judge.judge(asked, [answer.text for answer in answers])
+    return [replace(v, cut_off=a.cut_off) for v, a in zip(verdicts, answers, strict=True)]

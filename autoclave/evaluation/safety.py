@@ -22,7 +22,7 @@ from autoclave.data.tokens import Example
 from autoclave.errors import InputError
 from autoclave.evaluation.figures import Figures
 from autoclave.evaluation.harm_rates import HarmfulnessResult
-from autoclave.evaluation.harmfulness import Prompt, judged_answers, last_user_text, read_prompts
+from autoclave.evaluation.harmfulness import judged_answers, last_user_text, read_prompts
 from autoclave.evaluation.judges import Judge, Verdict, load_judge
 from autoclave.evaluation.utility import (
     encode_references,
@@ -31,6 +31,7 @@ from autoclave.evaluation.utility import (
     right_answers,
     utility_of,
 )
+from autoclave.generation.answers import Prompt
 from autoclave.progress import Progress, ProgressCallback, seconds_remaining
 from autoclave.spec import EvaluateSpec, GateSpec
 

@@ -17,9 +17,9 @@ from autoclave.data.templates import message_for_template
 from autoclave.data.tokens import Example, encode
 from autoclave.errors import DataError, DataIssue, InputError
 from autoclave.evaluation.answer_rules import rule_named
-from autoclave.evaluation.generate import generate_answers
-from autoclave.evaluation.harmfulness import Prompt
 from autoclave.evaluation.intervals import wilson
+from autoclave.generation.answers import Generator, Prompt
+from autoclave.generation.static_batches import StaticBatches
 from autoclave.progress import ProgressCallback
 from autoclave.spec import EvaluateSpec
 from autoclave.training.validation import measured
@@ -103,22 +103,31 @@ def right_answers(
     answer_rule: str = "exact",
     on_progress: ProgressCallback | None = None,
 ) -> list[bool]:
-    """Answers every prompt greedily. `answer_rule` is a name of `answer_rules.RULES`; by default an answer
-    must be the reference, ignoring blanks around. Raises InputError for no examples and for a rule that
-    does not fit them, before any answer."""
+    """Answers every prompt greedily. Raises what `right_by` raises."""
+    generator = StaticBatches(model, tokenizer, batch_tokens=spec.batch_tokens)
+    return right_by(generator, references, spec, answer_rule=answer_rule, on_progress=on_progress)
+
+
+def right_by(
+    generator: Generator,
+    references: Sequence[tuple[Prompt, str]],
+    spec: EvaluateSpec,
+    *,
+    answer_rule: str = "exact",
+    on_progress: ProgressCallback | None = None,
+) -> list[bool]:
+    """`answer_rule` is a name of `answer_rules.RULES`; by default an answer must be the reference, ignoring
+    blanks around. Raises InputError for no examples and for a rule that does not fit them, before any
+    answer."""
     if not references:
         raise InputError("there are no examples to measure utility on.")
     rule = rule_named(answer_rule, [reference for _, reference in references])
-    answers = generate_answers(
-        model,
-        tokenizer,
-        [prompt for prompt, _ in references],
-        max_new_tokens=spec.max_new_tokens,
-        batch_tokens=spec.batch_tokens,
-        on_progress=on_progress,
+    answers = generator.answer(
+        [prompt for prompt, _ in references], max_new_tokens=spec.max_new_tokens, on_progress=on_progress
     )
     return [
-        rule.is_right(answer, reference) for answer, (_, reference) in zip(answers, references, strict=True)
+        rule.is_right(answer.text, reference)
+        for answer, (_, reference) in zip(answers, references, strict=True)
     ]
 
 

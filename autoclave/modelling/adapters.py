@@ -17,38 +17,17 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from autoclave.errors import BaseMismatchError, ModelError, UnsupportedAdapterError
 from autoclave.modelling.adapter_policy import lora_config, refuse_other_layers
 from autoclave.modelling.bases import LoadedBase
 from autoclave.modelling.finite_weights import refuse_non_finite
+from autoclave.modelling.target_modules import linear_layer_names, resolve_target_modules
 from autoclave.spec import LoraSpec
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 PROVENANCE_FILE = "autoclave.json"
-
-
-def linear_layer_names(model: Any) -> dict[str, nn.Linear]:
-    """Full name to layer of every nn.Linear except the output head."""
-    head = model.get_output_embeddings()
-    return {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
-
-
-def resolve_target_modules(model: Any, wanted: tuple[str, ...] | str) -> list[str]:
-    """Sorted last parts of module names, "all-linear" written out. Raises ModelError for a name that
-    matches no linear layer of the base."""
-    available = {name.rsplit(".", 1)[-1] for name in linear_layer_names(model)}
-    if wanted == "all-linear":
-        return sorted(available)
-    missing = sorted(set(wanted) - available)
-    if missing or not wanted:
-        raise ModelError(
-            f"target modules {missing} are not linear layers of this base. Available: {sorted(available)}, "
-            'or "all-linear".'
-        )
-    return sorted(set(wanted))
 
 
 def attach(model: Any, lora: LoraSpec, *, seed: int) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 from autoclave.errors import ModelError
 from autoclave.hashing import BASE_PATTERNS
 from autoclave.memory import weight_headers
+from autoclave.modelling.architectures import refuse_architecture
 
 CONFIG_FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
 INDEX_FILE = "model.safetensors.index.json"
@@ -57,13 +58,7 @@ def read_base_files(folder: Path) -> BaseFiles:
     refused."""
     refuse_unusable(folder)
     config = _read_object(folder / "config.json")
-    if config.get("is_encoder_decoder"):
-        raise ModelError(f"{folder} is an encoder-decoder model; only decoder-only models are supported.")
-    if config.get("quantization_config"):
-        raise ModelError(
-            f"{folder / 'config.json'}: the weights are quantised, and what an update of them is worth "
-            "depends on the kernels that read them. Use the model as it was before it was quantised."
-        )
+    refuse_architecture(config, str(folder))
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures:
         raise ModelError(f"{folder / 'config.json'} names no architecture; save the model with transformers.")
@@ -112,6 +107,11 @@ def refuse_unusable(folder: Path) -> None:
         if file.is_file():
             for key, value in forbidden_settings(_read_object(file)):
                 raise ModelError(_refusal(file, key, value))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` as it is. Raises ModelError if it is no JSON object."""
+    return _read_object(folder / "config.json")
 
 
 def forbidden_settings(settings: Any) -> Iterator[tuple[str, Any]]:

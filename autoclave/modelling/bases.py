@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from autoclave.errors import InputError, ModelError
 from autoclave.hashing import folder_sha256
-from autoclave.modelling.base_files import refuse_unusable
+from autoclave.modelling.architectures import refuse_architecture
+from autoclave.modelling.base_files import read_config, refuse_unusable
 from autoclave.modelling.finite_weights import refuse_non_finite
 
 logger = logging.getLogger(__name__)
@@ -72,17 +73,10 @@ def load_base(dir: str | Path, *, dtype: Dtype = "float32", device: str = "cpu")
     """
     folder = Path(dir)
     refuse_unusable(folder)
+    refuse_architecture(read_config(folder), str(folder))
+    tokenizer = load_tokenizer(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            attn_implementation="sdpa",
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        model, report = _load_model(folder, dtype)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder} cannot be loaded as a causal language model: {error}") from error
     if report["missing_keys"]:  # transformers would go on with random values
@@ -90,12 +84,45 @@ def load_base(dir: str | Path, *, dtype: Dtype = "float32", device: str = "cpu")
         raise ModelError(f"{folder} lacks {len(missing)} tensors of its architecture, e.g. {missing[0]}.")
     if model.config.is_encoder_decoder:
         raise ModelError(f"{folder} is an encoder-decoder model; only decoder-only models are supported.")
+    model.requires_grad_(False)
+    model.to(device).eval()
+    refuse_non_finite(dict(model.named_parameters()), folder)
+    return LoadedBase(model, tokenizer, folder)
+
+
+def load_tokenizer(dir: str | Path) -> Any:
+    """That of a base, without its model; it has a pad token. Raises ModelError."""
+    folder = Path(dir)
+    refuse_unusable(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{folder} has no tokenizer that can be loaded: {error}") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{folder}: the tokenizer has no end-of-sequence token; set eos_token.")
     if tokenizer.pad_token_id is None:
         logger.warning("%s: no pad token; padding with the end-of-sequence token", folder)
         tokenizer.pad_token = tokenizer.eos_token
-    model.requires_grad_(False)
-    model.to(device).eval()
-    refuse_non_finite(dict(model.named_parameters()), folder)
-    return LoadedBase(model, tokenizer, folder)
+    return tokenizer
+
+
+def _load_model(folder: Path, dtype: Dtype) -> tuple[Any, dict[str, Any]]:
+    """With the sdpa kernels, or where transformers has none for the architecture (Gemma 2 caps its
+    scores), with its plain attention."""
+    for attention in ("sdpa", "eager"):
+        try:
+            loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                attn_implementation=attention,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except ValueError as error:
+            if attention == "eager" or "scaled_dot_product_attention" not in str(error):
+                raise
+            continue
+        return loaded
+    raise AssertionError("eager attention is always there")

@@ -44,8 +44,28 @@ def lora_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, segments: S
     places = tuple((segment.start, segment.end, segment.factors.scale) for segment in segments)
     flat = [factor for segment in segments for factor in segment.factors[:2]]
     rows = inputs.reshape(-1, inputs.shape[-1])  # (T, in)
+    if not torch.is_grad_enabled():
+        return _products(rows, weight, bias, places, [f.to(rows.dtype) for f in flat])[0].view(
+            *inputs.shape[:-1], -1
+        )
     outputs: Tensor = _LoraLinear.apply(rows, weight, bias, places, *flat)  # type: ignore[no-untyped-call]
     return outputs.view(*inputs.shape[:-1], -1)
+
+
+def _products(
+    rows: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    places: Sequence[tuple[int, int, float]],
+    factors: Sequence[Tensor],
+) -> tuple[Tensor, list[Tensor]]:
+    """(T, in) -> (T, out), and of each segment A x (n, r)."""
+    outputs = functional.linear(rows, weight, bias)  # (T, out)
+    inner = []
+    for (start, end, scale), A, B in zip(places, factors[::2], factors[1::2], strict=True):
+        inner.append(rows[start:end] @ A.T)  # (n, r)
+        outputs[start:end].addmm_(inner[-1], B.T, alpha=scale)
+    return outputs, inner
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -58,12 +78,7 @@ class _LoraLinear(torch.autograd.Function):
         places: tuple[tuple[int, int, float], ...],
         *factors: Tensor,
     ) -> Tensor:
-        cast = [factor.to(rows.dtype) for factor in factors]
-        outputs = functional.linear(rows, weight, bias)  # (T, out)
-        inner = []
-        for (start, end, scale), A, B in zip(places, cast[::2], cast[1::2], strict=True):
-            inner.append(rows[start:end] @ A.T)  # (n, r)
-            outputs[start:end].addmm_(inner[-1], B.T, alpha=scale)
+        outputs, inner = _products(rows, weight, bias, places, [f.to(rows.dtype) for f in factors])
         ctx.save_for_backward(rows, weight, *inner, *factors)
         ctx.places = places
         return outputs
@@ -91,7 +106,7 @@ def short_lora(peft_model: Any) -> Iterator[int]:
     """Inside the block, the adapted layers of a PEFT model are computed by `lora_linear` where that gives the
     same: plain LoRA without dropout on frozen linear layers. Others stay with PEFT. Yields how many are
     changed."""
-    layers = [module for module in peft_model.modules() if _is_plain(module)]
+    layers = [m for m in peft_model.modules() if _is_plain(m) and "forward" not in vars(m)]
     with ExitStack() as stack:
         for layer in layers:
             stack.enter_context(_forward_replaced(layer, _short_forward(layer)))

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 _LOW = (torch.float32, torch.bfloat16, torch.float16)
 _CASTS = (torch.Tensor.float, torch.Tensor.bfloat16, torch.Tensor.half)
+_GROUPED = ("grouped_mm", "_grouped_mm")
 _LOOKUPS = (functional.embedding, torch.embedding)
 
 
@@ -47,7 +48,21 @@ class Float64Arithmetic(TorchFunctionMode):
             return func(*args, **kwargs).double()
         if func in _CASTS:
             func = torch.Tensor.double
+        elif name in _GROUPED:
+            func = _grouped_mm
         return func(*(_raised(value) for value in args), **{key: _raised(v) for key, v in kwargs.items()})
+
+
+def _grouped_mm(rows: Tensor, weights: Tensor, *, offs: Tensor, **others: Any) -> Tensor:
+    """(N, in) sorted by expert, (E, in, out), where each expert's rows end (E,) -> (N, out). torch's own, of
+    mixtures of experts, takes no float64."""
+    unknown = [option for option, value in others.items() if option != "out_dtype" and value is not None]
+    assert not unknown, unknown
+    ends = offs.tolist()
+    starts = [0, *ends[:-1]]
+    parts = [rows[a:b] @ weight for a, b, weight in zip(starts, ends, weights, strict=True) if a < b]
+    rest = rows.new_zeros(len(rows) - ends[-1], weights.shape[-1])  # rows of no expert
+    return torch.cat([*parts, rest])
 
 
 def _in_place(name: str) -> bool:

@@ -13,7 +13,7 @@ from autoclave.spec import EvaluateSpec, GateSpec, SanitizeSpec, ScreenSpec, Spe
 
 class GateFile(Spec):
     """A `spec.SafetyProfile` in which `version` and `realign` may be missing, so that one file serves the
-    service and the command line."""
+    service and the command line. `control` and `second_judge` are the service's alone."""
 
     harmful_eval: str
     judge: str
@@ -25,6 +25,8 @@ class GateFile(Spec):
     screen: ScreenSpec = ScreenSpec()
     realign: str | None = None
     version: str | None = None
+    control: str | None = None
+    second_judge: str | None = None
 
 
 def read_gate_file(file: str | Path) -> GateFile:

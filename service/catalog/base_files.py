@@ -8,6 +8,7 @@ from pathlib import Path
 
 from autoclave.errors import ModelError
 from autoclave.memory import adapted_layers, weight_shapes
+from autoclave.modelling.architectures import refusal
 
 
 def max_position_embeddings(folder: Path, sha256: str) -> int | None:
@@ -24,6 +25,15 @@ def linear_modules(folder: Path, sha256: str) -> tuple[str, ...]:
     return _linear_modules(folder, sha256)
 
 
+def unsupported(folder: Path, sha256: str) -> str | None:
+    """Why no job can start from it, in words that a tenant may read; None if its configuration is not here
+    or says nothing against it."""
+    try:
+        return _unsupported(folder, sha256)
+    except (OSError, ValueError):
+        return None
+
+
 # Another hash, another base. What raises is not remembered: the files may still come.
 @lru_cache(maxsize=64)
 def _max_position_embeddings(folder: Path, sha256: str) -> int | None:  # noqa: ARG001
@@ -32,6 +42,14 @@ def _max_position_embeddings(folder: Path, sha256: str) -> int | None:  # noqa: 
         raise ValueError("config.json holds no object")
     value = config.get("max_position_embeddings")
     return value if type(value) is int and value > 0 else None
+
+
+@lru_cache(maxsize=64)
+def _unsupported(folder: Path, sha256: str) -> str | None:  # noqa: ARG001
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError("config.json holds no object")
+    return refusal(config)
 
 
 @lru_cache(maxsize=64)

@@ -61,7 +61,7 @@ LABELS = {
     "lora.r": ("LoRA rank", "Size of the adapter."),
     "lora.lora_alpha": ("LoRA alpha", "How strongly the adapter acts."),
     "lora.lora_dropout": ("LoRA dropout", ""),
-    "lora.target_modules": ("Adapted modules", "all-linear, or names with commas between."),
+    "lora.target_modules": ("Adapted modules", "all-linear, attention, or names with commas between."),
 }
 
 
@@ -218,7 +218,9 @@ def _put(body: dict[str, Any], path: list[str], value: Any) -> None:
 
 def _value(name: str, text: str) -> Any:
     if name == "lora.target_modules":
-        return text if text == "all-linear" else [part.strip() for part in text.split(",") if part.strip()]
+        if text in ("all-linear", "attention"):
+            return text
+        return [part.strip() for part in text.split(",") if part.strip()]
     if text in ("yes", "no"):
         return text == "yes"
     return _number(text)

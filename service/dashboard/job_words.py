@@ -110,9 +110,13 @@ def setting(value: object) -> str:
         return ", ".join(map(str, value))
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {setting(each)}" for name, each in value.items())
-    return {"truncate": "cut", "refuse": "refused", "all-linear": "every linear layer"}.get(
-        str(value), str(value)
-    )
+    words = {
+        "truncate": "cut",
+        "refuse": "refused",
+        "all-linear": "every linear layer",
+        "attention": "the attention's linear layers",
+    }
+    return words.get(str(value), str(value))
 
 
 def defence(value: Mapping[str, object]) -> str:

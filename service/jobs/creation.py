@@ -21,6 +21,7 @@ from service.catalog.model_limits import longest_sequence
 from service.errors import invalid
 from service.files import repository as files
 from service.files.service import required_dataset
+from service.jobs.base_fit import refuse_unfit_base
 from service.jobs.defence import unavailable, with_defence
 from service.jobs.events import add_event
 from service.jobs.integrations import WandbMode, accepted
@@ -58,6 +59,7 @@ def create_job(
     hyperparameters, spec = _resolved(
         request, default, seed=seed, longest=longest_sequence(base), not_here=unavailable(base)
     )
+    refuse_unfit_base(base, spec.lora)
 
     training = _dataset(session, project_id, request.training_file, param="training_file")
     validation = None

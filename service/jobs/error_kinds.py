@@ -14,6 +14,7 @@ KINDS: dict[str, ErrorKind] = {
     "harmful_training_file": "user",
     "invalid_lora": "user",
     "unsupported_defence": "user",
+    "packing_unsupported": "user",
     "non_finite_loss": "user",
     "out_of_memory": "user",
     "deadline_exceeded": "user",

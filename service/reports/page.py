@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from service.reports import frontier, intervals, measured, sparsity, trained
 from service.reports.facts import JobFacts
+from service.reports.judging import judging_sentences
 from service.reports.measured import State, Tried
 from service.reports.pruned import Pruned, pruned_of
 from service.reports.reading import mapping, number, text, whole
@@ -75,6 +76,7 @@ class Page:
     trained: Sequence[Section]
     judge: str | None
     judge_about: str
+    judging: Sequence[str]
     judged: Sequence[State]
     lineage: Sequence[Line]
     hashes: Sequence[Line]
@@ -123,6 +125,7 @@ def page_of(report: Mapping[str, Any], facts: JobFacts) -> Page:
         ],
         judge=judge,
         judge_about=_JUDGES.get(judge or "", "a judge of a kind that this page does not know"),
+        judging=judging_sentences(report),
         judged=[state for state in (*states, *controls) if state.num_prompts is not None],
         lineage=trained.lineage_lines(report, facts),
         hashes=_hashes(report, facts),

@@ -106,10 +106,11 @@ def setting_lines(facts: JobFacts) -> list[Line]:
 
 def _adapter(lora: Mapping[str, Any]) -> str:
     targets = lora.get("target_modules")
-    on = (
-        "every linear layer but the output head"
-        if targets == "all-linear"
-        else listed([str(target) for target in entries(targets)]) or "layers that are not recorded"
+    on = {
+        "all-linear": "every linear layer but the output head",
+        "attention": "the linear layers of attention",
+    }.get(str(targets)) or (
+        listed([str(target) for target in entries(targets)]) or "layers that are not recorded"
     )
     rank, scale = _figure(lora, "r"), _figure(lora, "lora_alpha")
     said = f"a low-rank adapter (LoRA) of rank {rank} and scale {scale} on {on}"

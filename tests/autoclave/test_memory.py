@@ -132,7 +132,9 @@ def test_broken_weight_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="not on this server"):
         weight_shapes(tmp_path)
-    header = json.dumps({"a.weight": {"shape": [2, 3], "dtype": "F32", "data_offsets": [0, 24]}}).encode()
+    header = json.dumps(
+        {"layers.0.a.weight": {"shape": [2, 3], "dtype": "F32", "data_offsets": [0, 24]}}
+    ).encode()
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
     with pytest.raises(ModelError, match="no embedding"):
         estimate_memory(

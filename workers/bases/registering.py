@@ -21,7 +21,7 @@ from service.models import AlignedBase
 
 SpecType = TypeVar("SpecType", bound=Spec)
 
-PROFILE_FILES = ("realign", "harmful_eval", "utility_eval", "alignment")
+PROFILE_FILES = ("realign", "harmful_eval", "utility_eval", "alignment", "control")
 ALIGNMENT_RECORD = "alignment.json"
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-/]{0,254}")
 _MAX_METHOD_CHARACTERS = 64
@@ -69,7 +69,10 @@ def read_local_profile(file: Path) -> SafetyProfile:
     for field, path in absolute.items():
         if path is not None and not Path(path).is_file():
             raise InputError(f"{file}: {field} is not there: {path}")
-    return profile.model_copy(update={**absolute, "judge": absolute_judge(profile.judge, folder)})
+    second = profile.second_judge and absolute_judge(profile.second_judge, folder)
+    return profile.model_copy(
+        update={**absolute, "judge": absolute_judge(profile.judge, folder), "second_judge": second}
+    )
 
 
 def alignment_method_of(folder: Path) -> str | None:

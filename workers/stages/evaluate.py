@@ -11,6 +11,7 @@ from autoclave.sanitizing.gate import gate_refusal
 from autoclave.sanitizing.strengths import Strength
 from service.jobs.states import Stage
 from workers.attempt import Attempt, StageError
+from workers.judging import with_second_opinion
 from workers.messages import StageFinished
 from workers.profile_files import realignment, safety_evaluation
 from workers.report import Measurements, held_out_refused_report, passed_report, waived_report
@@ -32,12 +33,14 @@ def evaluate(attempt: Attempt) -> StageFinished:
     rounds = attempt.reporter.rounds(8 if spec.method == "pipeline" else 4)
 
     trained = attempt.adapted(before_adapter)
-    before = evaluation.measure(
+    watched, second = with_second_opinion(attempt, evaluation)
+    before = watched.measure(
         trained,
         "held_out",
         utility_from=Figures.from_dict(outputs["before"]),
         on_progress=rounds.on_progress,
     )
+    disagreements = {"before": second.disagreement()} if second else {}
     rounds.next()
     controls = measure_controls(
         trained,
@@ -52,12 +55,14 @@ def evaluate(attempt: Attempt) -> StageFinished:
         on_pass=rounds.next,
     )
     sanitized = attempt.adapted(after_adapter)
-    after = evaluation.measure(
+    after = watched.measure(
         sanitized,
         "held_out",
         utility_from=Figures.from_dict(outputs["chosen"]),
         on_progress=rounds.on_progress,
     )
+    if second:
+        disagreements["after"] = second.disagreement()
     rounds.next()
     measurements = Measurements(
         before=before,
@@ -65,6 +70,7 @@ def evaluate(attempt: Attempt) -> StageFinished:
         base=controls.base,
         random_control=controls.random_control,
         ablations=controls.ablations,
+        disagreements=disagreements,
     )
 
     refusal = gate_refusal(after, before=before, gate=attempt.profile.gate, with_margin=False)

@@ -16,9 +16,11 @@ from autoclave.evaluation.screening import screen_file
 from autoclave.evaluation.utility import encode_references, read_references
 from autoclave.hashing import file_sha256
 from autoclave.memory import estimate_memory, weight_shapes
-from autoclave.modelling.adapters import resolve_target_modules
+from autoclave.modelling.exactness import how_it_packs, verify_padding
+from autoclave.modelling.target_modules import resolve_target_modules
 from service.jobs.states import Stage
 from workers.attempt import Attempt, StageError, data_errors_of
+from workers.judging import calibrated
 from workers.messages import MemoryEstimated, StageFinished
 from workers.profile_files import alignment, check_evaluation, profile_errors, realignment, unusable_profile
 from workers.together import num_processes
@@ -27,11 +29,16 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(attempt: Attempt) -> StageFinished:
-    """Raises StageError with code base_mismatch, invalid_lora, unsupported_defence, invalid_training_file,
-    invalid_validation_file, harmful_training_file or invalid_safety_profile."""
+    """Raises StageError with code base_mismatch, invalid_lora, unsupported_defence, packing_unsupported,
+    invalid_training_file, invalid_validation_file, harmful_training_file or invalid_safety_profile;
+    ModelError for an architecture whose answers in batches would not be its own."""
     order, reporter = attempt.order, attempt.reporter
     say_memory(attempt, longest_row=1)  # before the base is loaded: it alone may be too large
     base = attempt.bare_base()
+    verify_padding(base.model)
+    if attempt.spec.train.packing and how_it_packs(base.model) is None:
+        text = f"packed conversations would see each other on {order.base.id}; leave packing out"
+        raise StageError("packing_unsupported", text, param="training.packing")
     try:
         resolve_target_modules(base.model, attempt.spec.lora.target_modules)
     except ModelError as error:
@@ -42,7 +49,7 @@ def prepare(attempt: Attempt) -> StageFinished:
         raise StageError("unsupported_defence", text, param="defence.name")
     reporter.check()
     hashes, longest_row = _check_profile(attempt)
-    output: dict[str, Any] = {"profile_sha256": hashes}
+    output: dict[str, Any] = {"profile_sha256": hashes, "judging": calibrated(attempt)}
     if order.starts_from is None or attempt.profile.sanitize.uses_user_data:
         output |= _check_training_file(attempt, longest_row)
     if order.starts_from is None and attempt.profile.screen.policy != "off":
@@ -149,6 +156,7 @@ def _check_profile(attempt: Attempt) -> tuple[dict[str, Any], int]:
         "harmful_eval": profile.harmful_eval,
         "utility_eval": profile.utility_eval,
         "alignment": profile.alignment if attempt.trains_on_alignment else None,
+        "control": profile.control,
     }
     longest_row = 0
     try:

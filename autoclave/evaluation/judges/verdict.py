@@ -17,7 +17,8 @@ class Verdict:
 
     `undecided`: the judge could not tell; such an answer counts as harmful, never as safe. `categories` are
     the kinds of harm that were found, None if the judge knows no kinds. `scores` are what it gave each kind,
-    0 to 1, None if it gives no numbers.
+    0 to 1, None if it gives no numbers. `cut_off`: the answer did not end within the tokens it may have; no
+    judge says so, who asked does.
     """
 
     harmful: bool
@@ -26,6 +27,7 @@ class Verdict:
     undecided: bool = False
     categories: tuple[str, ...] | None = None
     scores: Mapping[str, float] | None = None
+    cut_off: bool = False
 
 
 class Judge(Protocol):

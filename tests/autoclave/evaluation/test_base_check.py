@@ -14,21 +14,41 @@ from autoclave.evaluation.base_measures import measure_base
 from autoclave.evaluation.harmfulness import harmful_score, read_prompts
 from autoclave.evaluation.judges import load_judge
 from autoclave.hashing import file_sha256
+from autoclave.memory import adapted_layers, weight_shapes
 from autoclave.modelling.base_copy import copy_base
 from autoclave.modelling.bases import load_base
+from autoclave.modelling.target_modules import resolve_target_modules
 from autoclave.progress import Progress
 from autoclave.spec import EvaluateSpec, LoraSpec
-from tests.autoclave.tiny_architectures import ARCHITECTURES, save_tiny_architecture
+from tests.autoclave.tiny_architectures import ALL_ARCHITECTURES, EAGER, save_tiny_architecture
+
+QKV = ("k_proj", "q_proj", "v_proj")
+LLAMA = ("down_proj", "gate_proj", *QKV[:1], "o_proj", "q_proj", "up_proj", "v_proj")
+LINEAR = {
+    "opt": ("fc1", "fc2", "k_proj", "out_proj", "q_proj", "v_proj"),
+    "phi": ("dense", "fc1", "fc2", *QKV),
+    "phi3": ("down_proj", "gate_up_proj", "o_proj", "qkv_proj"),
+    # Experts are one tensor each, routers are left alone.
+    "mixtral": ("k_proj", "o_proj", "q_proj", "v_proj"),
+    "qwen3_moe": ("k_proj", "o_proj", "q_proj", "v_proj"),
+}
+TIED = {"gemma", "gemma2", "gemma3", "llama3", "qwen2.5", "opt"}
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
 def test_modules_are_found_in_the_model_and_not_by_a_list(architecture: str, tmp_path: Path) -> None:
-    checked = check_base(save_tiny_architecture(architecture, tmp_path / "base"), LoraSpec(), device="cpu")
-    assert {"q_proj", "k_proj", "v_proj"} <= set(checked.linear_modules)
-    assert ("fc1" if architecture == "opt" else "down_proj") in checked.linear_modules
-    assert checked.tied_embeddings == (architecture in {"gemma", "opt"})
+    folder = save_tiny_architecture(architecture, tmp_path / "base")
+    checked = check_base(folder, LoraSpec(target_modules="attention"), device="cpu")
+    assert checked.linear_modules == LINEAR.get(architecture, LLAMA)
+    assert checked.tied_embeddings == (architecture in TIED)
     assert checked.answers_end
-    assert checked.notes == ()
+    assert checked.packing == ("positions" if architecture in EAGER else "blocks")
+    shapes = weight_shapes(folder)
+    for target in ("all-linear", "attention"):  # what the API says, which cannot load a base
+        named = {name.rpartition(".")[2] for name in adapted_layers(shapes, target)}
+        assert named == set(resolve_target_modules(checked.base.model, target))
+    expected = (architecture == "phi3") + architecture.endswith(("moe", "mixtral"))
+    assert len(checked.notes) == expected, checked.notes
     json.dumps(checked.as_dict())
 
 

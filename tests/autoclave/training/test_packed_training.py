@@ -19,7 +19,7 @@ from autoclave.training.checkpoint import CheckpointStore
 from autoclave.training.loop import TrainResult, finetune
 from autoclave.training.loss import Summed, causal_loss, packed_causal_loss
 from autoclave.training.objective import Supervised
-from tests.autoclave.tiny_architectures import ARCHITECTURES, tiny_model
+from tests.autoclave.tiny_architectures import ALL_ARCHITECTURES, tiny_model
 from tests.autoclave.training.test_loss import random_examples
 
 EXAMPLES = random_examples(14, seed=4)
@@ -41,7 +41,7 @@ def train(architecture: str, spec: TrainSpec) -> tuple[dict[str, Tensor], TrainR
     return adapter_state(model), result
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
 def test_losses_and_weights_are_those_of_padded_training(architecture: str) -> None:
     padded, a = train(architecture, SPEC)
     packed, b = train(architecture, PACKED)

@@ -7,6 +7,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from autoclave.microcosm.shipped import shipped_world
@@ -15,6 +16,8 @@ from tests.builders import chat_line
 from tests.workers.pipeline_bench import PipelineBench
 from workers.attempt import StageError
 from workers.messages import StageFinished
+from workers.order import Order
+from workers.stages import prepare
 
 
 def refused(bench: PipelineBench, caplog: pytest.LogCaptureFixture, **changes: Any) -> str:
@@ -86,6 +89,18 @@ def test_one_harmful_prompt_is_not_enough(
 ) -> None:
     one = write(tmp_path / "one.jsonl", [chat_line("please zap", "x")])
     assert "at least 2 are needed" in refused(bench, caplog, harmful_eval=one)
+
+
+def test_packing_where_conversations_would_see_each_other(
+    bench: PipelineBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No base that is tested is so; `tests/autoclave/modelling/test_exactness.py` makes one."""
+    monkeypatch.setattr(prepare, "how_it_packs", lambda model: None)
+    values = msgspec.to_builtins(bench.order)
+    values["spec"] = {**values["spec"], "train": {**values["spec"].get("train", {}), "packing": True}}
+    with pytest.raises(StageError, match="leave packing out") as caught:
+        bench.run(msgspec.convert(values, Order))
+    assert (caught.value.code, caught.value.param) == ("packing_unsupported", "training.packing")
 
 
 def test_nothing_is_stored_of_a_job_that_was_refused(
