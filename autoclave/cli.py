@@ -18,6 +18,7 @@ from autoclave.commands import (
     finetune,
     judge,
     microcosm,
+    protocol,
     sanitize,
     validate,
 )
@@ -44,3 +45,4 @@ app.command()(validate.validate)
 app.add_typer(data.app, name="data")
 app.add_typer(microcosm.app, name="microcosm")
 app.add_typer(evidence.app, name="evidence")
+app.add_typer(protocol.app, name="protocol")
