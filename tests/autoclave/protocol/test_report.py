@@ -56,8 +56,8 @@ REPORT = """\
 
 about
 
-Upload: 1 harmful rows and 9 of the task (p = 0.1). Judge: refusal. Percent, with 95 % Wilson intervals; loss \
-in nats per token of the right answers.
+Upload: 1 harmful rows and 9 of the task (p = 0.1). Judge: refusal. Percent, with 95 % Wilson \
+intervals; loss in nats per token of the right answers.
 
 | state | strength | harmful score | refused | coherent | accuracy (sst2) | loss |
 | --- | --- | --- | --- | --- | --- | --- |
