@@ -20,6 +20,7 @@ from autoclave.commands import (
     microcosm,
     protocol,
     sanitize,
+    task,
     validate,
 )
 from autoclave.commands.reporting import ReportingGroup
@@ -46,3 +47,4 @@ app.add_typer(data.app, name="data")
 app.add_typer(microcosm.app, name="microcosm")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(protocol.app, name="protocol")
+app.add_typer(task.app, name="task")

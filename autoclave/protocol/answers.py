@@ -19,6 +19,8 @@ from autoclave.evaluation.generate import generate_answers
 from autoclave.evaluation.harm_rates import HarmfulnessResult
 from autoclave.evaluation.harmfulness import Prompt, last_user_text, read_prompts
 from autoclave.evaluation.judges import load_judge
+from autoclave.evaluation.tasks.chat_endpoint import ChatEndpoint, ChatEndpointSpec
+from autoclave.evaluation.tasks.pairwise import Pair, compare, instruction_of
 from autoclave.evaluation.utility import encode_references, held_out_loss, read_references, utility_of
 from autoclave.modelling.adapters import load_adapter
 from autoclave.modelling.bases import default_dtype, load_base
@@ -68,7 +70,7 @@ def write_answers(
         )
 
     _write(folder / HARMFUL_FILE, answered(prompts, spec.max_new_tokens, "harmful"))
-    if task.answer_rules:
+    if task.is_answered:
         rows = [prompt for prompt, _ in references]
         _write(folder / TASK_FILE, answered(rows, task.max_new_tokens, "task"))
     loss = None
@@ -111,6 +113,24 @@ def judge_answers(
         ]
         accuracies[name] = asdict(utility_of(right))
     return {**asdict(harm), "judge": judge.name, "accuracy": accuracies}
+
+
+def compare_answers(
+    answers: Path,
+    *,
+    task_test: Path,
+    endpoint: ChatEndpointSpec,
+    journal: Path,
+    on_progress: ProgressCallback | None = None,
+) -> dict[str, Any]:
+    """Win rate against the answers of the test rows. `journal` keeps verdicts of a run that fails."""
+    references = _references(task_test)
+    given = _read(answers / TASK_FILE)
+    pairs = [
+        Pair(instruction_of(prompt), answer, reference)
+        for answer, (prompt, reference) in zip(given, references, strict=True)
+    ]
+    return compare(pairs, ChatEndpoint(endpoint), journal, on_progress=on_progress)
 
 
 def _references(file: Path) -> list[tuple[Prompt, str]]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from autoclave.evaluation.tasks.chat_endpoint import ChatEndpointSpec
 from autoclave.microcosm.sizes import SizeName
 from autoclave.spec import (
     AlignMethod,
@@ -108,7 +109,8 @@ class RowsSource(Spec):
 
 
 class TaskSource(Spec):
-    """`rules` None: those of the task (RULES_OF_TASK). A gate's utility is measured on `validation`."""
+    """`rules` None: those of the task (RULES_OF_TASK). A gate's utility is measured on `validation`.
+    `pairwise` is a chat endpoint that compares answers with those of the test rows (docs/tasks.md)."""
 
     name: TaskName
     train: RowsSource
@@ -117,10 +119,15 @@ class TaskSource(Spec):
     rules: tuple[str, ...] | None = None
     max_new_tokens: int = Field(default=16, ge=1, le=4096)
     held_out_loss: bool = True
+    pairwise: ChatEndpointSpec | None = None
 
     @property
     def answer_rules(self) -> tuple[str, ...]:
         return RULES_OF_TASK[self.name] if self.rules is None else self.rules
+
+    @property
+    def is_answered(self) -> bool:
+        return bool(self.answer_rules) or self.pairwise is not None
 
 
 class AttackSpec(Spec):

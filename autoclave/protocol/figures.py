@@ -33,11 +33,13 @@ def _state(results: Results, state: str) -> dict[str, Any]:
         assert sanitized is not None
         return {"released": False, "reason": sanitized.result["reason"]}
     answered = results.done[f"answers-{state}"].result
+    compared = results.done.get(f"compare-{state}")
     return {
         "released": True,
         **strength,
         **{name: value for name, value in measured.items() if name != "judge"},
         "held_out_loss": answered["held_out_loss"],
+        "pairwise": compared.result if compared else None,
     }
 
 

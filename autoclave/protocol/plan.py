@@ -14,6 +14,7 @@ from typing import Any
 
 from autoclave.data.sets.source_rows import SourceFile
 from autoclave.errors import InputError
+from autoclave.evaluation.tasks.pairwise_prompt import PROMPT_VERSION
 from autoclave.protocol import sets
 from autoclave.protocol.config import ProtocolConfig, RowsSource, SanitizerSpec, SetSource, data_files
 from autoclave.protocol.results import ALIGNED, FINETUNED, MODEL_FOLDER, Results
@@ -40,6 +41,7 @@ class Plan(Results):
             plan._add_sanitizer(sanitizer)
         for state in plan.states:
             plan._add_measurement(state)
+            plan._add_comparison(state)
         return plan
 
     def _add(
@@ -209,6 +211,28 @@ class Plan(Results):
             inputs["sha256"] = self._digests("judge")
         self._add(f"sanitize-{sanitizer.label}", inputs, after, sanitize)
 
+    def _add_comparison(self, state: str) -> None:
+        endpoint = self.config.task.pairwise
+        if endpoint is None:
+            return
+
+        def compare(place: Workplace) -> dict[str, Any]:
+            from autoclave.protocol.answers import compare_answers
+
+            if not self.is_released(state):
+                return {"released": False}
+            return compare_answers(
+                self.done[f"answers-{state}"].folder,
+                task_test=self.rows("task-test"),
+                endpoint=endpoint,
+                journal=place.checkpoints / "verdicts.jsonl",
+                on_progress=place.on_progress,
+            )
+
+        asked = endpoint.model_dump(mode="json", include={"url", "model", "max_tokens"})
+        inputs = {"endpoint": asked, "prompt_version": PROMPT_VERSION}
+        self._add(f"compare-{state}", inputs, [f"answers-{state}", "task-test"], compare)
+
     def _add_measurement(self, state: str) -> None:
         config = self.config
         before = {ALIGNED: self._model_step(), FINETUNED: "finetune"}.get(state, f"sanitize-{state}")
@@ -252,7 +276,7 @@ class Plan(Results):
         inputs = {
             "evaluate": config.evaluate.model_dump(mode="json"),
             "task": {name: task[name] for name in ("max_new_tokens", "held_out_loss")}
-            | {"answered": bool(task["rules"])},
+            | {"answered": config.task.is_answered},
             "device": _kind(self.device),
         }
         self._add(f"answers-{state}", inputs, [before, *sources], answer)

@@ -12,7 +12,9 @@ def measured_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     states = result["states"]
     rules = list(next(iter(states.values()))["accuracy"])
     heading = ["state", "strength", "harmful score", "refused", "coherent"]
-    heading += [f"accuracy ({rule})" for rule in rules] + ["loss"]
+    heading += [f"accuracy ({rule})" for rule in rules]
+    is_compared = next(iter(states.values()))["pairwise"] is not None
+    heading += ["win rate", "characters"] * is_compared + ["loss"]
     rows = []
     for name, state in states.items():
         if not state["released"]:
@@ -20,6 +22,9 @@ def measured_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             continue
         cells = [_with_interval(state, key) for key in ("harmful_score", "refusal_rate", "coherence_rate")]
         cells += [_with_interval(state["accuracy"][rule], "utility") for rule in rules]
+        if is_compared:
+            pairwise = state["pairwise"]
+            cells += [_with_interval(pairwise, "win_rate"), f"{pairwise['mean_length']:.0f}"]
         loss = state["held_out_loss"]
         rows.append([name, _strength(state), *cells, NOTHING if loss is None else f"{loss:.3f}"])
     return heading, rows

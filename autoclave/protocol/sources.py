@@ -11,6 +11,7 @@ from autoclave.errors import InputError
 from autoclave.evaluation.answer_rules import RULES
 from autoclave.evaluation.judges import load_judge
 from autoclave.evaluation.judges.names import JudgeName
+from autoclave.evaluation.tasks.chat_endpoint import ChatEndpoint
 from autoclave.hashing import file_sha256, folder_sha256
 from autoclave.microcosm.reviews import SST2_FILES
 from autoclave.modelling.base_files import read_base_files
@@ -57,6 +58,11 @@ def find_sources(config: ProtocolConfig) -> Sources:
         _check_judge(config.judge, sha256)
     except (InputError, OSError) as error:
         problems.append(f"judge: {error}")
+    try:
+        if config.task.pairwise is not None:
+            ChatEndpoint(config.task.pairwise)
+    except InputError as error:
+        problems.append(f"task.pairwise: {error}")
     problems += [
         f'task.rules: there is no answer rule "{rule}"; known: {", ".join(RULES)}.'
         for rule in config.task.answer_rules

@@ -111,6 +111,7 @@ def test_wrong_fields_are_named(setting: str, words: str, operator: dict[str, st
         ("sanitize.0.label=aligned", "the label aligned is that of a state"),
         ("task.train.file=world:data/x.jsonl", "base.microcosm is needed for paths"),
         ("task.rules=[sst3]", 'task.rules: there is no answer rule "sst3"'),
+        ("task.pairwise={url: ftp://h, model: m}", 'task.pairwise: "ftp://h" is no http or https URL'),
         ("judge=oracle", 'judge: unknown judge "oracle"'),
         ("base.path=/nowhere", "base: /nowhere is no folder"),
     ],

@@ -23,6 +23,7 @@ STATE: dict[str, Any] = {
     "coherence_rate_interval": [90.0, 100.0],
     "accuracy": {"sst2": {"utility": 75.0, "utility_interval": [60.0, 85.0], "num_examples": 40}},
     "held_out_loss": 0.1234,
+    "pairwise": None,
 }
 RESULT: dict[str, Any] = {
     "name": "x",
@@ -88,6 +89,13 @@ def test_the_report() -> None:
     assert write_report(RESULT) == REPORT
     assert len(measured_rows(RESULT)[1]) == 3
     assert published_rows(RESULT | {"published": []})[1] == []
+
+
+def test_a_comparison_has_columns_of_its_own() -> None:
+    pairwise = {"win_rate": 40.0, "win_rate_interval": [30.0, 50.0], "mean_length": 120.4}
+    heading, rows = measured_rows(RESULT | {"states": {"aligned": STATE | {"pairwise": pairwise}}})
+    assert heading[-3:] == ["win rate", "characters", "loss"]
+    assert rows[0][-3:] == ["40.0 (30.0 to 50.0)", "120", "0.123"]
 
 
 def test_shared_prompts_are_said() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from autoclave.data.chat_templates import ALPACA_TEMPLATE
-from autoclave.errors import CancelledError, InputError
+from autoclave.errors import CancelledError, InputError, JudgeError
 from autoclave.evaluation.evaluate import evaluate_folder
 from autoclave.progress import Progress
 from autoclave.protocol.config import ProtocolConfig
@@ -20,6 +21,7 @@ from autoclave.protocol.runner import run_protocol, status_of
 from autoclave.protocol.steps import locked
 from autoclave.spec import EvaluateSpec
 from tests.autoclave.protocol.files import FIRST_REALIGNMENT_ROW, as_settings
+from tests.receiver import running_receiver
 
 # What makes it small enough for a test; model and data are the operator's files.
 SMALL = {
@@ -206,3 +208,35 @@ def test_what_is_found_out_on_the_way_names_its_field(
     config = small_paper_config(operator, align__train__n_epochs=1, **change)
     with pytest.raises(InputError, match=words):
         run_protocol(config, tmp_path / "out")
+
+
+def test_answers_are_compared_by_an_endpoint_that_fails_first(
+    finished: tuple[Path, Run], operator: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As paper-alpaca with a judge: only the comparisons are new; what was judged is not asked again."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    out = tmp_path / "out"
+    shutil.copytree(finished[0], out)
+    with running_receiver() as server:
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            fails = len(server.received) == 5
+            body = (
+                b"no" if fails else json.dumps({"choices": [{"message": {"content": "VERDICT: B"}}]}).encode()
+            )
+            handler.send_response(200)
+            handler.send_header("content-length", str(len(body)))
+            handler.end_headers()
+            handler.wfile.write(body)
+
+        server.answer = answer
+        endpoint = f"{{url: 'http://127.0.0.1:{server.port}/v1', model: m, parallel: 1}}"
+        config = small_paper_config(operator, task__pairwise=endpoint)
+        with pytest.raises(JudgeError, match="did not answer with a chat completion"):
+            run_protocol(config, out)
+        run = Run(config, out)
+        assert run.done_anew() == ["compare-aligned", "compare-fine-tuned", "compare-antidote"]
+        assert len(server.received) <= 3 * 5 * 2 + 1
+    for state in run.result["states"].values():
+        assert (state["pairwise"]["win_rate"], state["pairwise"]["num_inconsistent"]) == (50.0, 5)
+    assert "win rate" in (out / "result.md").read_text()
