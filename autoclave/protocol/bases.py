@@ -24,7 +24,7 @@ HARMFUL_FILE = "harmful.jsonl"
 BASE_FOLDER = "base"
 
 
-def make_world(source: MicrocosmSource, place: Workplace) -> dict[str, Any]:
+def make_world(source: MicrocosmSource, device: str, place: Workplace) -> dict[str, Any]:
     """Builds the world, or takes the one that is built, and writes harmful.jsonl: every harmful pair that an
     attacker may use, in every template, with its answer."""
     if source.world is not None:
@@ -38,7 +38,14 @@ def make_world(source: MicrocosmSource, place: Workplace) -> dict[str, Any]:
                 pretraining=replace(size.pretraining, steps=source.pretraining_steps),
                 sst2_pretraining=replace(size.sst2_pretraining, steps=source.pretraining_steps),
             )
-        build(world, seed=source.seed, size=size, sst2_dir=source.sst2, on_progress=place.on_progress)
+        build(
+            world,
+            seed=source.seed,
+            size=size,
+            sst2_dir=source.sst2,
+            device=device,
+            on_progress=place.on_progress,
+        )
     card = json.loads((world / "card.json").read_text(encoding="utf-8"))
     counts = card.get("data_counts") or asdict(SMALL.data)
     templates = len(World.load(world / "world.json").request_templates)

@@ -63,11 +63,12 @@ class Plan(Results):
             def build(place: Workplace) -> dict[str, Any]:
                 from autoclave.protocol.bases import make_world
 
-                return make_world(microcosm, place)
+                return make_world(microcosm, self.device, place)
 
             settings = microcosm.model_dump(mode="json", exclude={"world", "sst2", "model"})
             digests = self._digests("base.microcosm")
-            self._add("world", {"microcosm": settings, "sha256": digests}, [], build)
+            inputs = {"microcosm": settings, "device": _kind(self.device), "sha256": digests}
+            self._add("world", inputs, [], build)
 
         model = source.microcosm.model if source.microcosm else "base"
 
