@@ -67,8 +67,8 @@ class Plan(Results):
 
             settings = microcosm.model_dump(mode="json", exclude={"world", "sst2", "model"})
             digests = self._digests("base.microcosm")
-            inputs = {"microcosm": settings, "device": _kind(self.device), "sha256": digests}
-            self._add("world", inputs, [], build)
+            made_of = {"microcosm": settings, "device": _kind(self.device), "sha256": digests}
+            self._add("world", made_of, [], build)
 
         model = source.microcosm.model if source.microcosm else "base"
 
