@@ -18,7 +18,9 @@ from autoclave.commands import (
     finetune,
     judge,
     microcosm,
+    protocol,
     sanitize,
+    task,
     validate,
 )
 from autoclave.commands.reporting import ReportingGroup
@@ -44,3 +46,5 @@ app.command()(validate.validate)
 app.add_typer(data.app, name="data")
 app.add_typer(microcosm.app, name="microcosm")
 app.add_typer(evidence.app, name="evidence")
+app.add_typer(protocol.app, name="protocol")
+app.add_typer(task.app, name="task")

