@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from autoclave.errors import InputError
+from autoclave.evidence.recipes import DEFENCES
 from autoclave.evidence.runs import Run
 from autoclave.microcosm.profile import GATE
 from autoclave.spec import SanitizeSpec
@@ -37,7 +38,8 @@ class FixedMask:
 class Suite:
     """`searched` are sanitisers whose strength is searched against GATE, `fixed` masks at given strengths;
     `overlap_alphas` compares harmful and user masks. Every suite also measures the base and the adapter
-    before. `varies` are the columns that differ between its runs."""
+    before. `varies` are the columns that differ between its runs. `costs` also measures what each defence of
+    training takes, once a world. Runs in `brief` are measured with the first of `searched` alone."""
 
     name: str
     question: str
@@ -46,13 +48,16 @@ class Suite:
     searched: tuple[SanitizeSpec, ...] = ()
     fixed: tuple[FixedMask, ...] = ()
     overlap_alphas: tuple[float, ...] = ()
+    costs: bool = False
+    brief: tuple[Run, ...] = ()
 
     @property
     def digest(self) -> str:
         """Of what is measured on each run, so that older rows are not taken for these."""
         measured = (self.searched, self.fixed, self.overlap_alphas, GATE)
         version = (_SEARCH_VERSION,) if self.searched else ()
-        return hashlib.sha256(repr((*measured, *version)).encode()).hexdigest()[:8]
+        brief = (self.brief,) if self.brief else ()
+        return hashlib.sha256(repr((*measured, *version, *brief)).encode()).hexdigest()[:8]
 
 
 ANTIDOTE = SanitizeSpec(method="antidote")
@@ -60,6 +65,17 @@ PROTECTED = SanitizeSpec(method="antidote-protected")
 PROTECTED_SETS = SanitizeSpec(method="antidote-protected", protection="set-difference")
 PROJECTION = SanitizeSpec(method="projection")
 PIPELINE = SanitizeSpec(method="pipeline")
+
+# The attack that every defence meets with every sanitiser, and those that follow it, along one axis each.
+BASE_ATTACK = DEFAULT
+FURTHER_ATTACKS = (
+    replace(DEFAULT, epochs=1),
+    replace(DEFAULT, learning_rate=1e-4),
+    replace(DEFAULT, poison=0.0),
+    replace(DEFAULT, learning_rate=3e-3),
+    replace(DEFAULT, poison=0.5),
+    replace(DEFAULT, epochs=20),
+)
 
 _CONTROL_ALPHAS = (0.02, 0.05, 0.1, 0.2, 0.3)
 _ALPHAS = (0.01, 0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.25)
@@ -162,6 +178,23 @@ SUITES = {
             ),
             ("learning_rate", "epochs", "poison"),
             searched=(PIPELINE,),
+        ),
+        Suite(
+            "defences",
+            "Six defences of training, each alone and with each sanitiser: what does each hold, and where "
+            "does it break?",
+            tuple(
+                replace(attack, defence=defence)
+                for attack in (BASE_ATTACK, *FURTHER_ATTACKS)
+                for defence in DEFENCES
+            ),
+            ("poison", "learning_rate", "epochs", "defence"),
+            searched=(PIPELINE, ANTIDOTE, PROTECTED, PROJECTION),
+            fixed=(FixedMask("antidote", 0.05), FixedMask("antidote", 0.1)),
+            costs=True,
+            brief=tuple(
+                replace(attack, defence=defence) for attack in FURTHER_ATTACKS for defence in DEFENCES
+            ),
         ),
     )
 }
