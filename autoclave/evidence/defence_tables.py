@@ -7,7 +7,7 @@ from typing import Any
 
 from autoclave.evidence.recipes import DEFENCES
 from autoclave.evidence.runs import Run
-from autoclave.evidence.suites import BASE_ATTACK, Suite
+from autoclave.evidence.suites import DEFAULT, Suite
 from autoclave.evidence.tables import shortfalls, spread
 from autoclave.microcosm.profile import GATE
 
@@ -20,26 +20,31 @@ def defence_parts(suite: Suite, rows: Sequence[Row]) -> list[str]:
     """Paragraphs and tables; a cell without any row says so, one with fewer worlds than the page says how
     many."""
     seeds = sorted({row["seed"] for row in rows})
-    default = str(suite.searched[0].method)
+    methods = [str(spec.method) for spec in suite.searched]
     parts = [
         "A cell is *harmful score / task accuracy*. An alignment-stage defence (vaccine, repnoise, booster) "
         "is a base of its own, fine-tuned plainly; lisa and ldifs fine-tune the plainly aligned base.",
         "## Where each defence breaks, alone",
         "\n".join(_breaking(rows)),
         _by_attack(rows, seeds, None),
-        f"## With the default sanitiser ({default}) behind it",
+        "## With a sanitiser behind it",
         "The adapter at the strength that the search found, released or not; *stopped* where it found none.",
-        "\n".join(_not_met(rows, default)),
-        _by_attack(rows, seeds, default),
-        f"## Every sanitiser, under the first attack ({attack_label(BASE_ATTACK.as_dict())})",
-        _by_sanitizer(rows, seeds),
+    ]
+    for method in methods:
+        parts += [f"### {method}", "\n".join(_not_met(rows, method)), _by_attack(rows, seeds, method)]
+    if suite.fixed:
+        parts += ["### All of them, masks of a fixed strength among them", _by_sanitizer(rows, seeds)]
+    parts += [
         "## The bases",
         "Before any fine-tuning: harmful score, refusals of harmful prompts, exact answers to benign ones.",
         _floors(rows),
     ]
     costs = [row for row in rows if row["state"] == "cost"]
     if costs:
-        parts += ["## What they cost", *_costs(rows, costs)]
+        parts += ["## What training costs", *_training_costs(costs)]
+    sanitizing = _sanitizing_costs(rows)
+    if sanitizing:
+        parts += ["## What sanitising costs", *sanitizing]
     missing = _missing(suite, rows, seeds)
     if missing:
         parts += ["## Not run", missing]
@@ -123,11 +128,7 @@ def _by_attack(rows: Sequence[Row], seeds: Sequence[int], method: str | None) ->
 
 
 def _by_sanitizer(rows: Sequence[Row], seeds: Sequence[int]) -> str:
-    own = [
-        row
-        for row in rows
-        if row["state"] != "cost" and attack_label(row) == attack_label(BASE_ATTACK.as_dict())
-    ]
+    own = [row for row in rows if row["state"] != "cost"]
     names = list(dict.fromkeys(name for row in own if (name := column_of(row)) is not None))
     table = [["defence", *names]]
     for defence in DEFENCES:
@@ -175,40 +176,43 @@ def _floors(rows: Sequence[Row]) -> str:
     return _table(table)
 
 
-def _costs(rows: Sequence[Row], costs: Sequence[Row]) -> list[str]:
-    training = [["defence", "stage", "time, times SFT", "memory, times SFT", "peak, MiB"]]
+def _training_costs(costs: Sequence[Row]) -> list[str]:
+    table = [["defence", "stage", "time, times SFT", "memory, times SFT", "peak, MiB"]]
     for defence in DEFENCES:
         own = [row for row in costs if row["defence"] == defence]
         if own:
             figures = (("time_ratio", 2), ("memory_ratio", 2), ("peak_mib", 1))
-            training.append(
-                [defence, own[0]["stage"], *(spread(own, key, digits) for key, digits in figures)]
-            )
-    sanitizing = [
-        ["sanitiser, searched", "processor time, times the SFT fine-tuning before it", "evaluations"]
-    ]
-    plain = [row for row in rows if row["state"] != "cost" and _is_plain(row)]
-    seconds = {row["seed"]: row.get("cpu_seconds") for row in plain if row["state"] == "before"}
-    searched = [row for row in plain if row.get("searched") and seconds.get(row["seed"])]
-    for method in dict.fromkeys(row["method"] for row in searched):
-        own = [row | {"ratio": row["cpu_seconds"] / seconds[row["seed"]]} for row in searched]
-        own = [row for row in own if row["method"] == method]
-        sanitizing.append([method, spread(own, "ratio", 2), spread(own, "evaluations", 0)])
+            table.append([defence, own[0]["stage"], *(spread(own, key, digits) for key, digits in figures)])
     return [
-        "Training: a few steps on the same rows, in one process, all methods in turn, median of the rounds; "
-        "mean over worlds. The alignment stage is paid once per base (its ratio is to plain alignment with "
-        "as many steps), the fine-tuning stage once per adapter. Time is processor time on one thread. Memory "
-        "is the most bytes that tensors held at once, weights of the base included, as torch's profiler "
-        "counts what its allocator hands out; this model is so small that activations are most of it.",
-        _table(training),
-        "Sanitising, of the plain fine-tuning under the first attack, with its whole search; the ratio falls "
-        "with the length of the training.",
-        _table(sanitizing),
+        "A few steps on the same rows, in one process, all methods in turn, median of the rounds; mean over "
+        "worlds. The alignment stage is paid once per base (its ratio is to plain alignment with as many "
+        "steps), the fine-tuning stage once per adapter. Time is processor time on one thread. Memory is the "
+        "most bytes that tensors held at once, weights of the base included, as torch's profiler counts what "
+        "its allocator hands out; activations are most of it in a model this small.",
+        _table(table),
     ]
 
 
-def _is_plain(row: Row) -> bool:
-    return row["defence"] == "sft" and attack_label(row) == attack_label(BASE_ATTACK.as_dict())
+def _sanitizing_costs(rows: Sequence[Row]) -> list[str]:
+    """Of plainly trained adapters; nothing if their training was not timed."""
+    default = attack_label(DEFAULT.as_dict())
+    plain = [row for row in rows if row["state"] in ("before", "after") and row["defence"] == "sft"]
+    plain = [row for row in plain if attack_label(row) == default]
+    trained = {row["seed"]: row.get("cpu_seconds") for row in plain if row["state"] == "before"}
+    searched = [
+        row | {"ratio": row["cpu_seconds"] / trained[row["seed"]]}
+        for row in plain
+        if row.get("searched") and trained.get(row["seed"])
+    ]
+    table = [["sanitiser", "processor time, times the training before it", "strengths tried"]]
+    for method in dict.fromkeys(row["method"] for row in searched):
+        own = [row for row in searched if row["method"] == method]
+        table.append([method, spread(own, "ratio", 2), spread(own, "evaluations", 0)])
+    note = (
+        f"Of plain fine-tuning ({default}), with the whole search and its evaluations, which do not grow "
+        "with the training: the longer that is, the lower the ratio."
+    )
+    return [note, _table(table)] if searched else []
 
 
 def _missing(suite: Suite, rows: Sequence[Row], seeds: Sequence[int]) -> str:

@@ -37,10 +37,9 @@ def measure_run(suite: Suite, bench: Bench) -> list[Row]:
             **bench.scores_before,
         },
     ]
-    brief = bench.run.with_seed(0) in suite.brief
     antidotes: dict[tuple[str, str], Antidote] = {}
-    rows += [_fixed(bench, mask, antidotes) for mask in suite.fixed if not brief]
-    rows += [_searched(bench, spec) for spec in (suite.searched[:1] if brief else suite.searched)]
+    rows += [_fixed(bench, mask, antidotes) for mask in suite.fixed]
+    rows += [_searched(bench, spec) for spec in suite.searched]
     for alpha in suite.overlap_alphas:
         rows += _overlap(bench, alpha)
     return [common | row for row in rows]

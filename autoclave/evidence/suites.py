@@ -39,7 +39,7 @@ class Suite:
     """`searched` are sanitisers whose strength is searched against GATE, `fixed` masks at given strengths;
     `overlap_alphas` compares harmful and user masks. Every suite also measures the base and the adapter
     before. `varies` are the columns that differ between its runs. `costs` also measures what each defence of
-    training takes, once a world. Runs in `brief` are measured with the first of `searched` alone."""
+    training takes, once a world."""
 
     name: str
     question: str
@@ -49,15 +49,13 @@ class Suite:
     fixed: tuple[FixedMask, ...] = ()
     overlap_alphas: tuple[float, ...] = ()
     costs: bool = False
-    brief: tuple[Run, ...] = ()
 
     @property
     def digest(self) -> str:
         """Of what is measured on each run, so that older rows are not taken for these."""
         measured = (self.searched, self.fixed, self.overlap_alphas, GATE)
         version = (_SEARCH_VERSION,) if self.searched else ()
-        brief = (self.brief,) if self.brief else ()
-        return hashlib.sha256(repr((*measured, *version, *brief)).encode()).hexdigest()[:8]
+        return hashlib.sha256(repr((*measured, *version)).encode()).hexdigest()[:8]
 
 
 ANTIDOTE = SanitizeSpec(method="antidote")
@@ -66,9 +64,9 @@ PROTECTED_SETS = SanitizeSpec(method="antidote-protected", protection="set-diffe
 PROJECTION = SanitizeSpec(method="projection")
 PIPELINE = SanitizeSpec(method="pipeline")
 
-# The attack that every defence meets with every sanitiser, and those that follow it, along one axis each.
-BASE_ATTACK = DEFAULT
-FURTHER_ATTACKS = (
+# Away from the default along one axis each; what is measured first stands first.
+ATTACKS = (
+    DEFAULT,
     replace(DEFAULT, epochs=1),
     replace(DEFAULT, learning_rate=1e-4),
     replace(DEFAULT, poison=0.0),
@@ -181,20 +179,21 @@ SUITES = {
         ),
         Suite(
             "defences",
-            "Six defences of training, each alone and with each sanitiser: what does each hold, and where "
-            "does it break?",
-            tuple(
-                replace(attack, defence=defence)
-                for attack in (BASE_ATTACK, *FURTHER_ATTACKS)
-                for defence in DEFENCES
-            ),
+            "Six defences of training, each alone and with the default sanitiser behind it: what does each "
+            "hold, and where does it break?",
+            tuple(replace(attack, defence=defence) for attack in ATTACKS for defence in DEFENCES),
             ("poison", "learning_rate", "epochs", "defence"),
-            searched=(PIPELINE, ANTIDOTE, PROTECTED, PROJECTION),
-            fixed=(FixedMask("antidote", 0.05), FixedMask("antidote", 0.1)),
+            searched=(PIPELINE,),
             costs=True,
-            brief=tuple(
-                replace(attack, defence=defence) for attack in FURTHER_ATTACKS for defence in DEFENCES
-            ),
+        ),
+        Suite(
+            "defences-sanitisers",
+            "Six defences of training with each of the other sanitisers behind them (the default: "
+            "[defences](defences.md)).",
+            tuple(replace(DEFAULT, defence=defence) for defence in DEFENCES),
+            ("defence",),
+            searched=(ANTIDOTE, PROTECTED, PROJECTION),
+            fixed=(FixedMask("antidote", 0.05), FixedMask("antidote", 0.1)),
         ),
     )
 }
