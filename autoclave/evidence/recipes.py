@@ -65,8 +65,18 @@ class Recipe:
 RECIPES: dict[Defence, Recipe] = {
     "sft": Recipe(),
     "vaccine": Recipe((AlignPhase(VaccineSpec()),)),
-    "repnoise": Recipe((AlignPhase(_SFT, share=0.5), AlignPhase(RepnoiseSpec(), file="refusals", share=0.5))),
-    "booster": Recipe((AlignPhase(BoosterSpec()),)),
+    # Its data are pairs, so that nothing keeps the benign answers: at 1e-3 it destroys the model, at 1e-4 the
+    # model refuses everything. Plain alignment after it, for half of the steps, mends that.
+    "repnoise": Recipe(
+        (
+            AlignPhase(RepnoiseSpec(), file="refusals", share=0.5, learning_rate=1e-4),
+            AlignPhase(_SFT, share=0.5),
+        )
+    ),
+    # With the paper's 5 the base answers every harmful prompt: what a harmful step gains is least where
+    # harm is known already.
+    "booster": Recipe((AlignPhase(BoosterSpec(strength=0.5)),)),
+    # Rounds of 100 and 900 steps, the paper's, are more than a whole job of this size.
     "lisa": Recipe(finetune=LisaSpec(alignment_steps=10, finetune_steps=30), safe_file="refusals"),
     "ldifs": Recipe(finetune=LdifsSpec()),
 }

@@ -64,15 +64,16 @@ PROTECTED_SETS = SanitizeSpec(method="antidote-protected", protection="set-diffe
 PROJECTION = SanitizeSpec(method="projection")
 PIPELINE = SanitizeSpec(method="pipeline")
 
-# Away from the default along one axis each; what is measured first stands first.
+# What is measured first stands first, so that a run that is stopped has whole lines.
 ATTACKS = (
     DEFAULT,
+    replace(DEFAULT, learning_rate=1e-4, poison=0.02),
     replace(DEFAULT, epochs=1),
-    replace(DEFAULT, learning_rate=1e-4),
-    replace(DEFAULT, poison=0.0),
     replace(DEFAULT, learning_rate=3e-3),
-    replace(DEFAULT, poison=0.5),
+    replace(DEFAULT, poison=0.0),
+    replace(DEFAULT, learning_rate=1e-4),
     replace(DEFAULT, epochs=20),
+    replace(DEFAULT, poison=0.5),
 )
 
 _CONTROL_ALPHAS = (0.02, 0.05, 0.1, 0.2, 0.3)
