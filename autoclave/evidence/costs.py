@@ -31,9 +31,9 @@ from autoclave.training.loop import finetune
 from autoclave.training.objective import Objective
 
 DEVICE = "cpu"
-ROUNDS = 5
+ROUNDS = 3
 ALIGN_STEPS = 6
-FINETUNE_STEPS = 40
+FINETUNE_STEPS = 30
 MEMORY_STEPS = 3
 # Starts `work` on so many steps.
 Work = Callable[[int], None]
