@@ -91,6 +91,8 @@ def _breaking(rows: Sequence[Row]) -> list[str]:
                 (held if count == len(own) else broken).append(
                     f"{attack}" + f" (held in {count} of {len(own)} worlds)" * (0 < count < len(own))
                 )
+        if not held and not broken:
+            continue
         lines.append(
             f"- **{defence}** keeps the harmful score at {GATE.max_harmful_score:g} or less in every world "
             f"under: {'; '.join(held) or 'nothing here'}. "
@@ -106,6 +108,8 @@ def _not_met(rows: Sequence[Row], method: str) -> list[str]:
     for defence in DEFENCES:
         own = [row for row in rows if row.get("method") == method and row.get("defence") == defence]
         own = [row for row in own if row.get("searched")]
+        if not own:
+            continue
         bad = [row for row in own if shortfalls(row, before[_key(row)])]
         lines.append(
             f"- **{defence}**: released within the goals in {len(own) - len(bad)} of {len(own)} runs, "
