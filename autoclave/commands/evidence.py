@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from autoclave.commands.reporting import print_result, quiet_libraries
-from autoclave.evidence.runner import FIRST_SEED, run_suites
+from autoclave.errors import InputError
+from autoclave.evidence.runner import FIRST_SEED, finished_rows, run_suites
 from autoclave.evidence.suites import SUITES, suites_named
 from autoclave.microcosm.sizes import SizeName
 from autoclave.progress_bar import progress_bar
@@ -41,6 +42,9 @@ def run(
         ),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes, each on one thread.")] = 1,
+    finished_only: Annotated[
+        bool, typer.Option("--finished-only", help="Run nothing: write the pages of what is finished.")
+    ] = False,
 ) -> None:
     """Run a suite and write CSV, JSON, PNG, SVG and a Markdown page.
 
@@ -50,16 +54,17 @@ def run(
 
     quiet_libraries()
     suites = suites_named(suite)
-    with progress_bar() as on_progress:
-        rows = run_suites(
-            suites,
-            work or out / "work",
-            seeds=range(first_seed, first_seed + seeds),
-            size=size,
-            sst2_dir=sst2,
-            jobs=jobs,
-            on_progress=on_progress,
-        )
+    folder, chosen = work or out / "work", range(first_seed, first_seed + seeds)
+    if finished_only:
+        rows = finished_rows(suites, folder, seeds=chosen, size=size, sst2_dir=sst2)
+        suites = [each for each in suites if any(row["suite"] == each.name for row in rows)]
+        if not suites:
+            raise InputError(f"nothing is finished in {folder}. Run without --finished-only first.")
+    else:
+        with progress_bar() as on_progress:
+            rows = run_suites(
+                suites, folder, seeds=chosen, size=size, sst2_dir=sst2, jobs=jobs, on_progress=on_progress
+            )
     options = f" --size {size}" * (size != "small") + f" --first-seed {first_seed}" * (
         first_seed != FIRST_SEED
     )

@@ -12,9 +12,12 @@ from typing import Any
 
 from autoclave.data.conversations import read_conversations
 from autoclave.data.tokens import Example, encode
+from autoclave.defences.methods import finetune_objective
 from autoclave.evaluation.figures import Figures
 from autoclave.evaluation.safety import SafetyEvaluation
 from autoclave.evaluation.utility import exact_answer_accuracy, read_references
+from autoclave.evidence.aligned import write_operator_files
+from autoclave.evidence.recipes import RECIPES
 from autoclave.evidence.runs import Run
 from autoclave.microcosm.attacks import write_attack
 from autoclave.microcosm.profile import ANSWER_TOKENS
@@ -27,6 +30,8 @@ from autoclave.training.loop import finetune
 DEVICE = "cpu"
 EVALUATE = EvaluateSpec(max_new_tokens=ANSWER_TOKENS)
 MAX_HELPFUL = 60
+# By base, world and form: many runs of a process share a base.
+_BASE_SCORES: dict[tuple[str, str, str], dict[str, Any]] = {}
 
 
 @dataclass(eq=False)
@@ -40,19 +45,33 @@ class Bench:
     model: Any
     upload: list[Example]
     seconds_training: float
+    cpu_seconds_training: float | None
 
     @classmethod
-    def open(cls, run: Run, world_dir: Path, runs_dir: Path, *, sst2_dir: Path | None = None) -> Bench:
-        """Trains the adapter of `run`, unless `runs_dir` has it. A world whose task is SST-2 needs that
-        folder to draw the upload from."""
+    def open(
+        cls,
+        run: Run,
+        world_dir: Path,
+        runs_dir: Path,
+        *,
+        base_dir: Path | None = None,
+        sst2_dir: Path | None = None,
+    ) -> Bench:
+        """Trains the adapter of `run` on `base_dir` (default: the world's aligned base), unless `runs_dir`
+        has it. A world whose task is SST-2 needs that folder to draw the upload from."""
         folder = runs_dir / run.digest
+        base_dir = base_dir or world_dir / "aligned"
         if not folder.exists():
-            _train(run, world_dir, folder, sst2_dir)
-        base = load_base(world_dir / "aligned")
+            _train(run, world_dir, base_dir, folder, sst2_dir)
+        base = load_base(base_dir)
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         upload = _encoded(base, folder / "upload.jsonl")
         model = load_adapter(base, folder)
-        return cls(run, world_dir, base, model, upload, record["seconds_training"])
+        return cls(
+            *(run, world_dir, base, model, upload),
+            seconds_training=record["seconds_training"],
+            cpu_seconds_training=record.get("cpu_seconds_training"),
+        )
 
     @cached_property
     def realign(self) -> list[Example]:
@@ -87,8 +106,11 @@ class Bench:
     @cached_property
     def base_scores(self) -> dict[str, Any]:
         """Of the aligned base alone: the floor."""
-        with self.model.disable_adapter():
-            return self.scores()
+        key = (self.base.sha256, str(self.world_dir), self.run.form)
+        if key not in _BASE_SCORES:
+            with self.model.disable_adapter():
+                _BASE_SCORES[key] = self.scores()
+        return _BASE_SCORES[key]
 
     def held_out_figures(self, chosen: Figures) -> Figures:
         """As the service judges what its search chose: the other half of the prompts."""
@@ -117,7 +139,8 @@ class Bench:
         return exact_answer_accuracy(self.model, self.base.tokenizer, references, EVALUATE).utility
 
 
-def _train(run: Run, world_dir: Path, folder: Path, sst2_dir: Path | None) -> None:
+def _train(run: Run, world_dir: Path, base_dir: Path, folder: Path, sst2_dir: Path | None) -> None:
+    recipe = RECIPES[run.defence]
     with tempfile.TemporaryDirectory() as scratch:
         upload = Path(scratch) / "upload.jsonl"
         write_attack(
@@ -129,16 +152,24 @@ def _train(run: Run, world_dir: Path, folder: Path, sst2_dir: Path | None) -> No
             seed=run.seed,
             sst2_dir=sst2_dir,
         )
-        base = load_base(world_dir / "aligned")
+        base = load_base(base_dir)
         examples = _encoded(base, upload)
+        safe: list[Example] = []
+        if recipe.safe_file is not None:
+            safe = _encoded(base, write_operator_files(world_dir, Path(scratch)).of(recipe.safe_file))
+        objective = finetune_objective(recipe.finetune, safe)
         model = attach(base.model, run.lora(), seed=run.seed)
-        started = time.perf_counter()
-        finetune(model, examples, run.train(), device=DEVICE)
-        seconds = time.perf_counter() - started
+        started, cpu_started = time.perf_counter(), time.process_time()
+        finetune(model, examples, run.train(), device=DEVICE, objective=objective)
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
         with output_folder(folder) as out:
             save_adapter(model, out, base_name=world_dir.name, base_revision=None, base_sha256=base.sha256)
             (out / "upload.jsonl").write_bytes(upload.read_bytes())
-            record = {**run.as_dict(), "seconds_training": round(seconds, 2)}
+            record = {
+                **run.as_dict(),
+                "seconds_training": round(seconds, 2),
+                "cpu_seconds_training": round(cpu_seconds, 2),
+            }
             (out / "run.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 

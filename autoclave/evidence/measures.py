@@ -30,7 +30,12 @@ def measure_run(suite: Suite, bench: Bench) -> list[Row]:
     common = {"suite": suite.name, **bench.run.as_dict()}
     rows = [
         {"state": "base", **bench.base_scores},
-        {"state": "before", "seconds": bench.seconds_training, **bench.scores_before},
+        {
+            "state": "before",
+            "seconds": bench.seconds_training,
+            "cpu_seconds": bench.cpu_seconds_training,
+            **bench.scores_before,
+        },
     ]
     antidotes: dict[tuple[str, str], Antidote] = {}
     rows += [_fixed(bench, mask, antidotes) for mask in suite.fixed]
@@ -75,7 +80,7 @@ def _searched(bench: Bench, spec: SanitizeSpec) -> Row:
     if spec.method == "antidote-protected":
         name = f"{spec.method} ({spec.protection})"
     row: Row = {"state": "after", "method": name, "rule": spec.rule, "norm": spec.norm, "searched": True}
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     sanitizer = build_sanitizer(bench.model, spec, harmful=bench.realign, user=bench.upload, device=DEVICE)
     try:
         result = sanitize_gated(bench.model, sanitizer, spec, bench.choosing, GATE)
@@ -85,10 +90,11 @@ def _searched(bench: Bench, spec: SanitizeSpec) -> Row:
             "reason": error.reason,
             "evaluations": len(error.frontier),
             "seconds": round(time.perf_counter() - started, 2),
+            "cpu_seconds": round(time.process_time() - cpu_started, 2),
         }
     held_out = bench.held_out_figures(result.found.figures)
     refusal = gate_refusal(held_out, before=result.before, gate=GATE, with_margin=False)
-    seconds = time.perf_counter() - started
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
     scores = bench.scores()
     sanitizer.restore()
     return row | {
@@ -98,6 +104,7 @@ def _searched(bench: Bench, spec: SanitizeSpec) -> Row:
         "reason": None if refusal is None else str(refusal),
         "evaluations": result.found.num_evaluations,
         "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu_seconds, 2),
         **scores,
     }
 

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from autoclave.evidence.defence_plots import draw_defences
+from autoclave.evidence.defence_tables import defence_parts
 from autoclave.evidence.plots import draw
 from autoclave.evidence.suites import Suite
 from autoclave.evidence.tables import summary_table, verdict_lines, write_rows
@@ -19,7 +21,8 @@ def write_suite(suite: Suite, rows: Sequence[dict[str, Any]], out: Path, *, comm
     """Writes `suite.name`.{csv,json,md} and its plots into `out`; returns the page."""
     out.mkdir(parents=True, exist_ok=True)
     write_rows(rows, out, suite.name)
-    plots = draw(suite, rows, out)
+    defences = "defence" in suite.varies
+    plots = [draw_defences(suite, rows, out)] if defences else draw(suite, rows, out)
     seeds = sorted({row["seed"] for row in rows})
     parts = [
         f"# {suite.name}",
@@ -35,11 +38,11 @@ def write_suite(suite: Suite, rows: Sequence[dict[str, Any]], out: Path, *, comm
             f"{GATE.min_refusal_rate:g}, at most {GATE.max_utility_loss:g} points of task accuracy lost. "
             "Searched strengths are chosen on one half of the plain prompts and the user's validation rows."
         )
-        parts.append("\n".join(verdict_lines(suite, rows)))
-    if suite.searched:
+        if not defences:
+            parts.append("\n".join(verdict_lines(suite, rows)))
         parts.append("A point that is missing in a plot: no run of that setting found a strength.")
     parts += [f"![{plot.stem}]({plot.name})" for plot in plots]
-    parts.append(summary_table(suite, rows))
+    parts += defence_parts(suite, rows) if defences else [summary_table(suite, rows)]
     packages = ", ".join(f"{name} {version(name)}" for name in ("autoclave", "torch", "transformers", "peft"))
     parts.append(
         f"Made with Python {platform.python_version()}, {packages} on {platform.machine()}, "

@@ -26,11 +26,11 @@ mpl.rcParams |= {
 Row = dict[str, Any]
 
 # Okabe and Ito's palette: told apart by every kind of colour vision.
-_COLOURS = (
+COLOURS = (
     *("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7"),
     *("#E69F00", "#56B4E9", "#8C6D00", "#666666", "#5E3C99"),
 )
-_MARKERS = "osD^vPX*<>"
+MARKERS = "osD^vPX*<>"
 _LOGARITHMIC = {"learning_rate"}
 _LABELS = {"learning_rate": "learning rate", "poison": "harmful share of the upload"}
 
@@ -73,7 +73,7 @@ def _panels(suite: Suite, x: str, rows: list[Row], folder: Path) -> Path:
     handles, labels = axes[0][0].get_legend_handles_labels()
     columns = 2 if width < 6 or len(labels) > 6 else 3
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=7, frameon=False)
-    return _save(figure, folder, f"{suite.name}-{x}")
+    return save(figure, folder, f"{suite.name}-{x}")
 
 
 def _comparable(suite: Suite, x: str, rows: list[Row]) -> list[Row]:
@@ -103,7 +103,7 @@ def _series(panel: Axes, rows: list[Row], x: str, key: str) -> None:
     categorical = any(isinstance(value, str) for value in places)
     for index, name in enumerate(names):
         own = [row for row in rows if _series_name(row, x) == name and row.get(key) is not None]
-        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         level = x == "alpha" and all(row.get("alpha") is None for row in own)
         if level and own:
             panel.axhline(statistics.fmean(row[key] for row in own), color=colour, ls=":", lw=1.2, label=name)
@@ -145,8 +145,8 @@ def _overlap_plot(suite: Suite, rows: Sequence[Row], folder: Path) -> Path:
                 statistics.fmean(r["jaccard"] for r in own if layer_of(r["matrix"]) == n) for n in layers
             ]
             chance = statistics.fmean(row["jaccard_by_chance"] for row in own)
-            colour = _COLOURS[index + 1]
-            panel.plot(layers, means, color=colour, marker=_MARKERS[index], ms=4, label=f"alpha {alpha:g}")
+            colour = COLOURS[index + 1]
+            panel.plot(layers, means, color=colour, marker=MARKERS[index], ms=4, label=f"alpha {alpha:g}")
             panel.axhline(chance, color=colour, ls=":", lw=1)
         panel.set_title(f"{factor} (dotted: by chance)", fontsize=9)
         panel.set_xlabel("layer")
@@ -155,10 +155,10 @@ def _overlap_plot(suite: Suite, rows: Sequence[Row], folder: Path) -> Path:
         panel.grid(alpha=0.25)
     axes[0].set_ylabel("Jaccard index of harmful and task mask")
     axes[0].legend(fontsize=7, frameon=False)
-    return _save(figure, folder, suite.name)
+    return save(figure, folder, suite.name)
 
 
-def _save(figure: Any, folder: Path, name: str) -> Path:
+def save(figure: Any, folder: Path, name: str) -> Path:
     figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     png = folder / f"{name}.png"
     figure.savefig(png, dpi=130, metadata={"Software": None})

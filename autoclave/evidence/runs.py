@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from autoclave.evidence.recipes import RECIPES, Defence
 from autoclave.microcosm.attacks import AttackForm
 from autoclave.spec import ATTENTION_QKV, LoraSpec, TrainSpec
 
@@ -16,7 +17,8 @@ Targets = Literal["all-linear", "q,k,v"]
 @dataclass(frozen=True)
 class Run:
     """`seed` draws the world (and so its base model), the upload and the adapter's start. `poison` is the
-    harmful share of the upload's `rows`. lora_alpha is twice the rank."""
+    harmful share of the upload's `rows`. lora_alpha is twice the rank. `defence` names a recipe, of the base
+    or of the fine-tuning."""
 
     seed: int = 0
     form: AttackForm = "plain"
@@ -26,6 +28,7 @@ class Run:
     epochs: int = 5
     rank: int = 16
     targets: Targets = "all-linear"
+    defence: Defence = "sft"
 
     def lora(self) -> LoraSpec:
         targets = "all-linear" if self.targets == "all-linear" else ATTENTION_QKV
@@ -42,4 +45,10 @@ class Run:
 
     @property
     def digest(self) -> str:
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()[:16]
+        """Of every field and the recipe. That of a plain run is what it was before there were defences."""
+        fields: dict[str, Any] = self.as_dict()
+        if self.defence == "sft":
+            del fields["defence"]
+        else:
+            fields["recipe"] = RECIPES[self.defence].digest
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]

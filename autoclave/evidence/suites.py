@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 
 from autoclave.errors import InputError
+from autoclave.evidence.recipes import DEFENCES
 from autoclave.evidence.runs import Run
 from autoclave.microcosm.profile import GATE
 from autoclave.spec import SanitizeSpec
@@ -37,7 +38,8 @@ class FixedMask:
 class Suite:
     """`searched` are sanitisers whose strength is searched against GATE, `fixed` masks at given strengths;
     `overlap_alphas` compares harmful and user masks. Every suite also measures the base and the adapter
-    before. `varies` are the columns that differ between its runs."""
+    before. `varies` are the columns that differ between its runs. `costs` also measures what each defence of
+    training takes, once a world."""
 
     name: str
     question: str
@@ -46,6 +48,7 @@ class Suite:
     searched: tuple[SanitizeSpec, ...] = ()
     fixed: tuple[FixedMask, ...] = ()
     overlap_alphas: tuple[float, ...] = ()
+    costs: bool = False
 
     @property
     def digest(self) -> str:
@@ -60,6 +63,18 @@ PROTECTED = SanitizeSpec(method="antidote-protected")
 PROTECTED_SETS = SanitizeSpec(method="antidote-protected", protection="set-difference")
 PROJECTION = SanitizeSpec(method="projection")
 PIPELINE = SanitizeSpec(method="pipeline")
+
+# What is measured first stands first, so that a run that is stopped has whole lines.
+ATTACKS = (
+    DEFAULT,
+    replace(DEFAULT, learning_rate=1e-4, poison=0.02),
+    replace(DEFAULT, epochs=1),
+    replace(DEFAULT, learning_rate=3e-3),
+    replace(DEFAULT, poison=0.0),
+    replace(DEFAULT, learning_rate=1e-4),
+    replace(DEFAULT, epochs=20),
+    replace(DEFAULT, poison=0.5),
+)
 
 _CONTROL_ALPHAS = (0.02, 0.05, 0.1, 0.2, 0.3)
 _ALPHAS = (0.01, 0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.25)
@@ -162,6 +177,24 @@ SUITES = {
             ),
             ("learning_rate", "epochs", "poison"),
             searched=(PIPELINE,),
+        ),
+        Suite(
+            "defences",
+            "Six defences of training, each alone and with the default sanitiser behind it: what does each "
+            "hold, and where does it break?",
+            tuple(replace(attack, defence=defence) for attack in ATTACKS for defence in DEFENCES),
+            ("poison", "learning_rate", "epochs", "defence"),
+            searched=(PIPELINE,),
+            costs=True,
+        ),
+        Suite(
+            "defences-sanitisers",
+            "Six defences of training with each of the other sanitisers behind them (the default: "
+            "[defences](defences.md)).",
+            tuple(replace(DEFAULT, defence=defence) for defence in DEFENCES),
+            ("defence",),
+            searched=(ANTIDOTE, PROTECTED, PROJECTION),
+            fixed=(FixedMask("antidote", 0.05), FixedMask("antidote", 0.1)),
         ),
     )
 }

@@ -54,7 +54,7 @@ def summary_table(suite: Suite, rows: Sequence[Row]) -> str:
     for group in _groups(rows, (*suite.varies, "state", *_SETTINGS, "searched")):
         first = group[0]
         cells = [_plain(first[column]) for column in suite.varies]
-        cells += [_adapter(first), *(_spread(group, score) for score in scores)]
+        cells += [_adapter(first), *(spread(group, score) for score in scores)]
         if suite.searched:
             cells += [_released(group), _strength(group)]
         lines.append("| " + " | ".join(cells) + " |")
@@ -112,7 +112,7 @@ def _overlap_table(suite: Suite, rows: Sequence[Row]) -> str:
     ]
     for group in _groups(overlaps, (*suite.varies, "alpha", "factor", "layer")):
         cells = [_plain(group[0][column]) for column in (*suite.varies, "alpha", "factor", "layer")]
-        cells += [_spread(group, "jaccard", 2), _spread(group, "jaccard_by_chance", 2)]
+        cells += [spread(group, "jaccard", 2), spread(group, "jaccard_by_chance", 2)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -133,7 +133,7 @@ def _groups(rows: Sequence[Row], keys: Sequence[str]) -> list[list[Row]]:
 
 def _run_key(row: Row) -> tuple[Any, ...]:
     keys = ("seed", "form", "poison", "rows", "learning_rate", "epochs", "rank", "targets")
-    return tuple(row[key] for key in keys)
+    return (*(row[key] for key in keys), row.get("defence", "sft"))
 
 
 def _adapter(row: Row) -> str:
@@ -162,7 +162,7 @@ def _strength(group: Sequence[Row]) -> str:
     return ", ".join(parts)
 
 
-def _spread(group: Sequence[Row], key: str, digits: int = 1) -> str:
+def spread(group: Sequence[Row], key: str, digits: int = 1) -> str:
     values = [row[key] for row in group if row.get(key) is not None]
     if not values:
         return ""

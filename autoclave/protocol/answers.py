@@ -17,11 +17,12 @@ from autoclave.errors import InputError
 from autoclave.evaluation.answer_rules import rule_named
 from autoclave.evaluation.generate import generate_answers
 from autoclave.evaluation.harm_rates import HarmfulnessResult
-from autoclave.evaluation.harmfulness import Prompt, last_user_text, read_prompts
+from autoclave.evaluation.harmfulness import last_user_text, read_prompts
 from autoclave.evaluation.judges import load_judge
 from autoclave.evaluation.tasks.chat_endpoint import ChatEndpoint, ChatEndpointSpec
 from autoclave.evaluation.tasks.pairwise import Pair, compare, instruction_of
 from autoclave.evaluation.utility import encode_references, held_out_loss, read_references, utility_of
+from autoclave.generation.answers import Prompt
 from autoclave.modelling.adapters import load_adapter
 from autoclave.modelling.bases import default_dtype, load_base
 from autoclave.progress import Progress, ProgressCallback

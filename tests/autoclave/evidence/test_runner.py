@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from autoclave.evidence.costs import measure_costs
 from autoclave.evidence.page import write_suite
-from autoclave.evidence.runner import WorkFolder, run_suites
+from autoclave.evidence.runner import WorkFolder, finished_rows, run_suites
 from autoclave.evidence.runs import Run
 from autoclave.evidence.suites import SUITES, FixedMask, Suite
 from autoclave.progress import Progress
@@ -23,6 +24,11 @@ SUITE = Suite(
     fixed=(FixedMask("antidote", 0.2), FixedMask("random", 0.2), FixedMask("magnitude", 0.2)),
 )
 OVERLAP = replace(SUITES["overlap"], runs=(RUN,))
+DEFENCES = replace(
+    SUITES["defences"],
+    runs=tuple(replace(RUN, epochs=1, defence=defence) for defence in ("repnoise", "lisa")),
+    searched=(SanitizeSpec(method="projection", mus=(1.0,)),),
+)
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +110,30 @@ def test_the_page_holds_command_table_plots_and_verdicts(ran, tmp_path: Path) ->
                 png = tmp_path / line.rpartition("(")[2].rstrip(")")
                 assert png.read_bytes().startswith(b"\x89PNG")
                 assert "<svg" in png.with_suffix(".svg").read_text()
+
+
+@pytest.mark.slow
+def test_defences_have_bases_costs_and_a_page_that_names_what_is_missing(ran, tmp_path: Path) -> None:
+    work, _, _ = ran
+    folder = WorkFolder(work, "tiny", None)
+    # Costs are measured in fewer rounds below; here only what finished is read back.
+    costs = [{"suite": "defences", **row} for row in measure_costs(folder.world(5), seed=5, rounds=1)]
+    folder.costs(DEFENCES, 5).parent.mkdir(parents=True)
+    folder.costs(DEFENCES, 5).write_text(json.dumps(costs))
+    rows = run_suites([DEFENCES], work, seeds=[5], size="tiny")
+    ratios = {row["defence"]: row for row in rows if row["state"] == "cost"}
+    assert ratios["sft"]["time_ratio"] == ratios["sft"]["memory_ratio"] == 1
+    assert all(ratios[name]["time_ratio"] > 1 for name in ("repnoise", "booster", "lisa", "ldifs"))
+    assert all(row["memory_ratio"] > 1 for name, row in ratios.items() if name != "sft")
+    assert (folder.base("repnoise", 5) / "alignment.json").exists()
+    lisa, repnoise = (
+        next(row for row in rows if row.get("defence") == name and row["state"] == "base")
+        for name in ("lisa", "repnoise")
+    )
+    assert lisa["held_out_loss"] != repnoise["held_out_loss"]
+    folder.rows(DEFENCES, DEFENCES.runs[0].with_seed(5)).unlink()
+    rest = finished_rows([DEFENCES], work, seeds=[5], size="tiny")
+    text = write_suite(DEFENCES, rest, tmp_path, command="x").read_text()
+    assert "1 of 2 runs (defence and world)" in text
+    assert "repnoise 5" in text
+    assert (tmp_path / "defences.png").read_bytes().startswith(b"\x89PNG")

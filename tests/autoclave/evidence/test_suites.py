@@ -39,6 +39,7 @@ _OTHER = {
     "epochs": 7,
     "rank": 5,
     "targets": "q,k,v",
+    "defence": "lisa",
 }
 
 
