@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-fast check format audit benchmark-gsm8k clean
+.PHONY: help install demo up test test-fast check format audit benchmark-gsm8k chaos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ audit: ## known holes in the pinned packages (needs the network: PyPI, also for 
 
 benchmark-gsm8k: $(STAMP) ## a GSM8K upload through the whole job: GSM8K=path/to/train.jsonl
 	$(BIN)/python benchmarks/gsm8k_job.py --gsm8k $(GSM8K) --out benchmarks/results
+
+chaos: $(STAMP) ## 200 jobs under kills, outages, full disks and jumping clocks, then an audit: CHAOS="--jobs 20"
+	$(BIN)/python -m chaos --out benchmarks/results $(CHAOS)
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -53,7 +54,10 @@ class Disk:
         self.folder = folder
         folder.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", f"size={SCRATCH_BYTES},mode=700", "chaos", str(folder)]
-        self.is_mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
+        self.is_mounted = (
+            shutil.which("mount") is not None
+            and subprocess.run(mount, check=False, capture_output=True).returncode == 0
+        )
 
     def fill(self) -> None:
         """Until ENOSPC."""

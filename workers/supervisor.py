@@ -46,7 +46,7 @@ from workers.result_page import result_page
 from workers.scratch_space import ScratchSpace, says_full
 from workers.storage_outage import StorageOutage
 from workers.sweep import sweep_job
-from workers.watch import Limits, Watch
+from workers.watch import DATABASE_OUTAGE, Limits, Watch
 
 log = structlog.get_logger(__name__)
 
@@ -150,7 +150,7 @@ class Supervisor:
             sweep_job(
                 self._database, self._storage, job_id, kept_ttl_seconds=ttl_seconds, now=self._database.now()
             )
-        except StorageUnavailableError as error:
+        except (StorageUnavailableError, *DATABASE_OUTAGE) as error:
             # The maintenance loop does it later.
             log.warning("private objects not deleted yet", job_id=job_id, error=str(error))
 
@@ -289,8 +289,6 @@ class Supervisor:
         return record.conclude(ending, log_tail=log_tail, result_files=files)
 
     def _conclude(self, record: MeasuredRecord, job_id: str, ending: Ending, log_tail: str) -> bool:
-        """Write the ending, trying again for as long as the lease may last."""
-
         def write() -> bool:
             return self._write_ending(record, job_id, ending, log_tail)
 

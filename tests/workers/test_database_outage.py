@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from service.jobs.transitions import LeaseLostError
 from tests.workers.conftest import Bench, QueuedJob
-from workers import database_outage
+from workers import database_outage, supervisor
 from workers.supervisor import Supervisor
 
 
@@ -65,8 +65,8 @@ def test_a_job_that_was_just_claimed_begins_when_the_database_is_back(
     job_id = queued_job()
     claim = Supervisor._claim
 
-    def claim_and_lose(supervisor: Supervisor) -> Any:
-        claimed = claim(supervisor)
+    def claim_and_lose(asking: Supervisor) -> Any:
+        claimed = claim(asking)
         outage.lasts = True
         return claimed
 
@@ -78,6 +78,18 @@ def test_a_job_that_was_just_claimed_begins_when_the_database_is_back(
     thread.join(20)
     job = bench.job(job_id)
     assert (job.status, job.attempt_count) == ("succeeded", 1)
+
+
+def test_a_sweep_that_fails_keeps_nobody_from_the_next_job(
+    bench: Bench, queued_job: QueuedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OperationalError("SELECT", {}, Exception("the server closed the connection"))
+
+    job_ids = [queued_job(), queued_job()]
+    monkeypatch.setattr(supervisor, "sweep_job", fail)
+    bench.supervisor("happy").answer(job_ids[0])
+    assert [bench.job(job_id).status for job_id in job_ids] == ["succeeded", "succeeded"]
 
 
 def test_nothing_is_waited_for_beyond_the_lease(outage: Outage) -> None:
