@@ -7,23 +7,31 @@ messages, and the server's template decides. Several requests run at once; the s
 
 from __future__ import annotations
 
+import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from autoclave.data.templates import prompt_text
 from autoclave.errors import EndpointError
 from autoclave.generation.answers import Answer, OnAnswer, Prompt
-from autoclave.generation.json_post import JsonPost
+from autoclave.json_post import JsonPost, Wording, checked_url, host_of, key_of
 from autoclave.progress import Progress, ProgressCallback, seconds_remaining
 
 OPTIONS = ("model", "key_env", "timeout_seconds", "max_attempts", "concurrency")
 _CHAT, _COMPLETIONS = "/chat/completions", "/completions"
 _SEED = 0
+_WORDING = Wording(
+    EndpointError,
+    "endpoint",
+    hints={
+        400: " Does it know the model and take prompts of this length?",
+        404: " Are path and model right?",
+    },
+)
 
 
 class EndpointGenerator:
@@ -44,8 +52,8 @@ class EndpointGenerator:
         self._concurrency = int(_number(options, "concurrency", 16, low=1, high=1024, whole=True))
         self._post = JsonPost(
             url,
-            host=host,
-            key=_key(options),
+            _WORDING,
+            key=key_of(options.get("key_env"), _WORDING),
             timeout_seconds=_number(options, "timeout_seconds", 600.0, low=0.01, high=86_400.0),
             max_attempts=int(_number(options, "max_attempts", 6, low=1, high=100, whole=True)),
             sleep=sleep,
@@ -94,7 +102,13 @@ class EndpointGenerator:
         return values | {"prompt": self._tokenizer(text, add_special_tokens=False)["input_ids"]}
 
     def _ask(self, request: dict[str, Any], max_new_tokens: int) -> Answer:
-        found = self._post.send(request)
+        content = self._post.send(request)
+        try:
+            found = json.loads(content)
+        except ValueError:
+            raise EndpointError(
+                f"the endpoint {self._host} answered with something that is no JSON."
+            ) from None
         try:
             [choice] = found["choices"]
             text = choice["message"]["content"] if self._is_chat else choice["text"]
@@ -140,33 +154,10 @@ def _options(written: str) -> dict[str, str]:
 
 def _checked_url(url: str) -> tuple[bool, str]:
     """(whether it is of chats, host and port)"""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        parts, port = urlsplit(""), None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise EndpointError(f'"{url}" is no http or https URL of an endpoint.')
-    if parts.username is not None or parts.password is not None:
-        # The name stands in results; it must not be repeated here either.
-        raise EndpointError(
-            "the URL of an endpoint must not hold a user name or password: put the key into an environment "
-            "variable and name it with #key_env=NAME."
-        )
+    parts = checked_url(url, _WORDING)
     if not parts.path.endswith(_COMPLETIONS):
         raise EndpointError(f'"{url}" must end in /v1/completions or /v1/chat/completions.')
-    host = parts.hostname if port is None else f"{parts.hostname}:{port}"
-    return parts.path.endswith(_CHAT), host
-
-
-def _key(options: dict[str, str]) -> str | None:
-    variable = options.get("key_env")
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key or not key.isascii() or not key.isprintable():
-        raise EndpointError(f"the environment variable {variable} holds no key that a header can carry.")
-    return key
+    return parts.path.endswith(_CHAT), host_of(parts)
 
 
 def _number(

@@ -183,7 +183,10 @@ def test_after_a_failure_in_the_middle_only_the_rest_is_asked(base: LoadedBase, 
         ("http://host/v1/completions#model=m&concurrency=0", "concurrency must be a whole number"),
         ("http://host/v1/completions#model=m&max_attempts=1.5", "max_attempts must be a whole number"),
         ("http://host/v1/completions#model=m&timeout_seconds=x", "timeout_seconds must be a number"),
-        ("http://host/v1/completions#model=m&key_env=NOT_SET_ANYWHERE", "NOT_SET_ANYWHERE holds no key"),
+        (
+            "http://host/v1/completions#model=m&key_env=NOT_SET_ANYWHERE",
+            "NOT_SET_ANYWHERE .key_env. is not set",
+        ),
     ],
 )
 def test_names_that_cannot_be_used(name: str, words: str) -> None:

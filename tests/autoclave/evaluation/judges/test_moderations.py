@@ -209,7 +209,7 @@ def test_what_cannot_be_an_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
         ("moderations:file:///etc/passwd", "no http or https URL"),
         ("moderations:https://host:99999/x", "no http or https URL"),
         (f"moderations:https://me:{KEY}@host/x", "must not hold a user name"),
-        (f"{url}#key_env=JUDGE_KEY", "JUDGE_KEY is not set"),
+        (f"{url}#key_env=JUDGE_KEY", "JUDGE_KEY (key_env) is not set"),
         (f"{url}#key=abc", 'unknown option "key"'),
         (f"{url}#timeout_seconds=0", "timeout_seconds must be a number"),
     ]
