@@ -29,6 +29,7 @@ from service.storage.sums import SUMS_NAME
 from tests import s3
 from tests.s3 import DROP, SLOW_DOWN, Fault, FaultyS3
 from tests.service.test_storage import pieces
+from tests.waiting import wait_until
 
 LARGE = 400  # pieces: three parts and a bit
 
@@ -73,13 +74,14 @@ def test_a_large_object_goes_in_parts(
 def test_nothing_is_seen_before_the_last_part(storage: Storage, faulty_s3_url: str, s3_endpoint: str) -> None:
     """Neither a new object, nor half of a new one in place of the old one."""
     seen: list[bytes] = []
-    other = storage_from_url(faulty_s3_url)
+    bucket, other = s3_place(faulty_s3_url).bucket, storage_from_url(faulty_s3_url)
     storage.put("files/a", b"old")
 
     def watched() -> Iterator[bytes]:
         for i, piece in enumerate(pieces(LARGE)):
             if i == LARGE - 1:
-                assert len(s3.unfinished_uploads(s3_endpoint, s3_place(faulty_s3_url).bucket)) == 1
+                # Parts go out in the background: the upload may not have begun at once.
+                wait_until(lambda: len(s3.unfinished_uploads(s3_endpoint, bucket)) == 1)
             yield piece
 
     storage.put("files/b", watched())

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.waiting import wait_until
 from workers.broker import socket_path
 from workers.data_dir import DataDir
 from workers.embedded import free_port
@@ -60,13 +60,6 @@ class Up:
             except psutil.Error:  # ended meanwhile
                 continue
         return None
-
-
-def wait_until(condition: Callable[[], bool], timeout_seconds: float = 40.0) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"nothing happened in {timeout_seconds} s"
-        time.sleep(0.05)
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 from sqlalchemy import select
@@ -15,6 +14,7 @@ from service.models import File, FirstAnswer, Job, OutboxMessage, Upload, Upload
 from service.storage import Storage, part_key
 from service.uploads.service import EXPIRY_GRACE_SECONDS
 from tests.builders import Tenant, get_job, make_adapter, make_file, make_part, make_upload
+from tests.waiting import wait_until
 from tests.workers.conftest import QueuedJob
 from workers.maintenance import Maintenance, MaintenanceLoop
 from workers.sweep import FILE_GRACE_SECONDS, sweep
@@ -245,13 +245,6 @@ def test_maintenance_ends_what_has_expired(
         assert session.scalars(select(UploadPart.id)).all() == []
         assert session.scalars(select(FirstAnswer.name)).all() == ["kept"]
     assert storage.keys("") == []
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_the_loop_survives_a_broker_outage(

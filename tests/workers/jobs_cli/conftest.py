@@ -30,6 +30,7 @@ from service.models import Job
 from service.settings import Settings
 from service.storage import Storage
 from tests.builders import Tenant, make_job
+from tests.waiting import wait_until
 from workers.cli import app
 
 # A shell starts what runs in the background, and these tests may, deaf to Ctrl-C.
@@ -160,13 +161,6 @@ def server(settings: Settings, database: Database, storage: Storage) -> Iterator
     server.start()
     yield server
     server.stop()
-
-
-def wait_until(condition: Callable[[], object], timeout_seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"nothing happened in {timeout_seconds} s"
-        time.sleep(0.02)
 
 
 def make_running(database: Database, tenant: Tenant, **columns: Any) -> str:

@@ -16,6 +16,7 @@ from service.db import Database
 from service.jobs.states import Status
 from service.models import Job
 from tests.builders import Tenant, get_job
+from tests.waiting import wait_until
 from tests.workers.jobs_cli.conftest import (
     Meanwhile,
     Server,
@@ -26,7 +27,6 @@ from tests.workers.jobs_cli.conftest import (
     say,
     say_loss,
     terminal_of,
-    wait_until,
 )
 from workers.jobs_cli.blocks import LEVELS
 

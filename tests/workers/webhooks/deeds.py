@@ -31,13 +31,6 @@ def log_of(client: TestClient, tenant: Tenant, webhook_id: str) -> list[dict[str
     return rows
 
 
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def unwrap(message: Received, secret: str) -> Any:
     with OpenAI(api_key="k", webhook_secret=secret) as client:
         return client.webhooks.unwrap(message.body, message.headers)

@@ -21,13 +21,13 @@ from service.startup import StartError
 from service.storage import Storage
 from tests.builders import Tenant, make_job, make_tenant, make_webhook
 from tests.receiver import Receiver
+from tests.waiting import wait_until
 from tests.workers.conftest import QueuedJob
 from tests.workers.webhooks.deeds import (
     INTERVAL_SECONDS,
     Create,
     make_claim,
     states,
-    wait_until,
 )
 from workers.maintenance import Maintenance, maintenance_from_settings
 from workers.webhooks import WebhookLoop, webhook_loop_from_settings

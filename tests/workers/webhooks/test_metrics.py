@@ -12,7 +12,7 @@ from service.settings import Settings
 from tests.builders import Tenant, make_job, make_webhook
 from tests.exposition import samples
 from tests.receiver import Receiver
-from tests.workers.webhooks.deeds import wait_until
+from tests.waiting import wait_until
 from workers.metrics import WorkerMetrics
 from workers.webhooks import webhook_loop_from_settings
 

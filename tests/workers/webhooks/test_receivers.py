@@ -21,12 +21,12 @@ from service.models import Webhook, WebhookDelivery
 from service.settings import Settings
 from tests.builders import Tenant, make_job, make_webhook
 from tests.receiver import Authority, Receiver, running_receiver
+from tests.waiting import wait_until
 from tests.workers.webhooks.deeds import (
     INTERVAL_SECONDS,
     Create,
     log_of,
     unwrap,
-    wait_until,
 )
 from workers.webhooks import WebhookLoop, webhook_loop_from_settings
 
