@@ -22,7 +22,9 @@ def random_examples(lengths: list[int]) -> list[Example]:
 
 
 @pytest.mark.slow  # importing the compiler takes seconds
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # asked for by the compiler itself
+# What the compiler itself does.
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_the_losses_are_the_same() -> None:
     examples = random_examples([9, 14, 5, 20, 11, 8, 17, 6])
     losses, states = [], []
