@@ -55,7 +55,9 @@ def test_ending_the_caller_ends_them(tmp_path: Path) -> None:
     """By SIGTERM to it alone: it dies of that signal, after them."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    caller = subprocess.Popen([sys.executable, str(program), str(tmp_path)])
+    # A program of its own folder finds this package nowhere else.
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    caller = subprocess.Popen([sys.executable, str(program), str(tmp_path)], env=environment)
     try:
         deadline = time.monotonic() + 120
         while not all((tmp_path / f"pid-{rank}").exists() for rank in (0, 1)):

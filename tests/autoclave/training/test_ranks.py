@@ -90,7 +90,9 @@ def test_the_same_losses_and_weights_as_one_process(base_dir: Path, together: To
     weights, result = attempt(base_dir, case)
     found = together.found[case.name]
     assert found.losses == pytest.approx(result.losses, rel=0, abs=1e-5)
-    assert largest_difference(together.weights(case.name), weights) < 1e-5
+    # Adam divides by what may be next to nothing: other last bits of a gradient, with other threads, are more
+    # of a weight than of a loss.
+    assert largest_difference(together.weights(case.name), weights) < 1e-4
     assert moved(base_dir, weights) > 1e-3, "the weights moved by far more than that"
     for name in ("steps", "trained_tokens", "planned_steps", "early_stopped"):
         assert getattr(found, name) == getattr(result, name), name
@@ -129,7 +131,7 @@ def test_when_one_runs_out_of_memory_all_do_the_step_again(base_dir: Path, toget
     found = together.found["memory"]
     assert found.micro_batch_tokens < result.micro_batch_tokens == SPEC.micro_batch_tokens
     assert found.losses == pytest.approx(result.losses, rel=0, abs=1e-5)
-    assert largest_difference(replace_folder(together, "memory").weights("plain"), weights) < 1e-5
+    assert largest_difference(replace_folder(together, "memory").weights("plain"), weights) < 1e-4
 
 
 OTHER = "OtherRankError: another process of this run failed or was stopped."
