@@ -129,7 +129,8 @@ def test_kill_9_leaves_nothing_behind(up: Callable[..., Up]) -> None:
     assert len(processes) == 3
     service.process.kill()
     wait_until(lambda: alive(processes) == [], timeout_seconds=5)
-    # And the folder is free again.
+    # And the folder is free again, once the last of its threads is gone.
+    service.process.wait(5)
     with DataDir(service.data_dir).locked():
         pass
 
