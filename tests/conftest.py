@@ -192,7 +192,7 @@ def faulty_s3(s3_endpoint: str) -> Iterator[s3.FaultyS3]:
 def faulty_s3_url(s3_endpoint: str, s3_credentials: None, faulty_s3: s3.FaultyS3) -> str:
     """Gives up soon."""
     bucket = s3.new_bucket(s3_endpoint)
-    return f"s3://{bucket}/below?endpoint={faulty_s3.url}&timeout_seconds=0.6&retry_seconds=1"
+    return f"s3://{bucket}/below?endpoint={faulty_s3.url}&timeout_seconds=1.2&retry_seconds=2"
 
 
 @pytest.fixture
