@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -13,33 +12,8 @@ from huggingface_hub import constants
 from autoclave import disk_space
 from autoclave.errors import InputError
 from autoclave.hashing import folder_sha256
-from tests.autoclave.tiny import save_tiny_base
-from tests.workers.bases.hub import COMMIT, GATED, PUBLIC, Hub, running_hub
+from tests.workers.bases.hub import COMMIT, GATED, PUBLIC, Hub
 from workers.bases.sources import find_base
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = save_tiny_base(tmp_path_factory.mktemp("hub") / "model")
-    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
-    (folder / "modeling_own.py").write_text("raise SystemExit")
-    return folder
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "cache"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
-    return folder
-
-
-@pytest.fixture
-def hub(model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    with running_hub(model) as hub:
-        yield hub
-        huggingface_hub.close_session()
 
 
 def test_a_folder(model: Path) -> None:
