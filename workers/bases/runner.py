@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -74,9 +75,9 @@ def _profile(order: RegistrationOrder) -> SafetyProfile:
     else:
         assert order.profile is not None, order.registration_id
         profile = SafetyProfile.model_validate(order.profile)
-    if not order.profile_is_ours:
-        refuse_profile_paths(profile, order.folders)
     try:
+        if not order.profile_is_ours:
+            refuse_profile_paths(profile, order.folders)
         load_judge(profile.judge)
     except JudgeError as error:  # about its name, so that its words may be told
         raise InputError(str(error)) from error
@@ -105,6 +106,12 @@ def main(order_path: Path, descriptor: int) -> int:
     transformers_logging.disable_progress_bar()
     quiet_libraries()
     reporter = Reporter(descriptor, order.stop_flag)
+    with closing(reporter):
+        return _carry_out(order, reporter)
+
+
+def _carry_out(order: RegistrationOrder, reporter: Reporter) -> int:
+    """The exit status."""
     try:
         reporter.say(prepare(order, reporter))
     except CancelledError:
