@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from autoclave.spec import SafetyProfile
-from workers.bases.order import RegistrationOrder, read_order
-from workers.bases.taking import ChildCommand
 from workers.messages import AnyMessage, BasePrepared, Failed, Noted, ProgressMade, encode
+
+if TYPE_CHECKING:  # children start faster without it
+    from workers.bases.taking import ChildCommand
 
 SHA256 = "5" * 64
 MEASURED = {"floor": {"harmful_score": 3.0}, "generation": {"tokens_per_second": 9.0}}
@@ -25,7 +27,7 @@ def command(behaviour: str) -> ChildCommand:
 
 
 class Child:
-    def __init__(self, order: RegistrationOrder, descriptor: int) -> None:
+    def __init__(self, order: dict[str, Any], descriptor: int) -> None:
         self.order = order
         self._pipe = os.fdopen(descriptor, "wb", buffering=0)
 
@@ -43,7 +45,7 @@ def happy(child: Child) -> None:
             sha256=SHA256,
             alignment_method="sft",
             measurements=MEASURED,
-            safety_profile=SafetyProfile.model_validate(child.order.profile).model_dump(mode="json"),
+            safety_profile=child.order["profile"],
         )
     )
 
@@ -68,7 +70,7 @@ def needs_memory(child: Child) -> None:
 
 def stubborn(child: Child) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    (Path(child.order.scratch).parent / "pid").write_text(str(os.getpid()))
+    (Path(child.order["scratch"]).parent / "pid").write_text(str(os.getpid()))
     child.say(Noted(text="measuring"))
     child.say(ProgressMade(step=1, total_steps=2, seconds_remaining=9.0))
     time.sleep(600)
@@ -76,4 +78,4 @@ def stubborn(child: Child) -> None:
 
 if __name__ == "__main__":
     behaviour, order_path, number = sys.argv[1:]
-    globals()[behaviour](Child(read_order(Path(order_path)), int(number)))
+    globals()[behaviour](Child(json.loads(Path(order_path).read_text()), int(number)))

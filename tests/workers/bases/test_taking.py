@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,10 @@ from service.storage import Storage
 from tests.builders import Tenant, audit_entries, make_base
 from tests.waiting import wait_until
 from tests.workers.bases import children
+from tests.workers.bases.hub import COMMIT, PUBLIC, running_hub
 from workers.bases.order import RegistrationOrder, environment_for
 from workers.bases.taking import RegistrationTaker
+from workers.child import child_environment
 from workers.maintenance import Maintenance
 from workers.supervisor import Supervisor, limits_from_settings
 
@@ -255,8 +256,14 @@ def test_only_a_hubs_model_may_ask_the_hub() -> None:
     assert offline["HF_HUB_OFFLINE"] == "1", "the operator's word"
 
 
+def test_a_job_never_asks_the_hub_whatever_the_worker_may() -> None:
+    passed = child_environment({"HF_HUB_OFFLINE": "0", "HF_TOKEN": "t", "HF_ENDPOINT": "http://x"})
+    assert (passed["HF_HUB_OFFLINE"], passed["TRANSFORMERS_OFFLINE"]) == ("1", "1")
+    assert not {"HF_TOKEN", "HF_ENDPOINT"} & passed.keys()
+
+
 @pytest.mark.slow
-def test_a_supervisor_registers_the_shipped_world(
+def test_a_supervisor_registers_the_shipped_world_from_a_hub(
     database: Database,
     settings: Settings,
     storage: Storage,
@@ -265,10 +272,12 @@ def test_a_supervisor_registers_the_shipped_world(
     body: dict[str, Any],
     models: Path,
     tenant: Tenant,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing is scripted: the process runs what `autoclave base add` runs."""
-    store = models / "stored"
-    asked = body | {"store": str(store), "template": None, "revision": "r1", "alignment_method": "by hand"}
+    aligned, store = shipped_world() / "aligned", models / "stored"
+    asked = body | {"source": PUBLIC, "revision": "main", "store": str(store), "alignment_method": "by hand"}
     made = client.post(REGISTRATIONS, headers=admin, json=asked).json()
     supervisor = Supervisor(
         database,
@@ -278,19 +287,24 @@ def test_a_supervisor_registers_the_shipped_world(
         work_dir=Path(settings.work_dir),
         shutdown=threading.Event(),
     )
-    supervisor.answer(made["id"])
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    with running_hub(aligned) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        supervisor.answer(made["id"])
     shown = client.get(f"{REGISTRATIONS}/{made['id']}", headers=admin).json()
     assert (shown["status"], shown["error"]) == ("succeeded", None), shown
-    assert shown["sha256"] == folder_sha256(shipped_world() / "aligned") == folder_sha256(store)
-    assert f"copying {models / 'aligned'} to {store}" in shown["notes"]
+    assert "model.safetensors" in hub.downloads
+    assert shown["sha256"] == folder_sha256(aligned) == folder_sha256(store)
+    assert f"acme/micro comes from hub:{PUBLIC}@{COMMIT}" in shown["notes"]
     assert shown["notes"][-1] == "measuring harmful score and speed"
 
     base = client.get("/organization/bases/acme/micro", headers=admin).json()
-    assert (base["path"], base["revision"], base["alignment_method"]) == (str(store), "r1", "by hand")
+    assert (base["path"], base["revision"], base["alignment_method"]) == (str(store), COMMIT, "by hand")
     assert (base["harmful_score"], base["measurements"]["floor"]["num_prompts"]) == (0.0, 6)
     assert base["tokens_per_second"] > 0
-    assert base["measurements"]["origin"] == str(models / "aligned")
+    assert base["measurements"]["origin"] == f"hub:{PUBLIC}@{COMMIT}"
     assert base["profile"]["judge"] == body["profile"]["judge"]
     listed = client.get("/models", headers=tenant.headers).json()["data"]
     assert [(model["id"], model["harmful_score"]) for model in listed] == [("acme/micro", 0.0)]
-    assert time.time() - shown["finished_at"] < 600
