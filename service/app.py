@@ -17,6 +17,7 @@ from service.adapters import by_model as adapters_by_model
 from service.adapters import endpoints as adapters
 from service.adapters import public_endpoints as links
 from service.audit import endpoints as audit_logs
+from service.bases import endpoints as bases
 from service.catalog import endpoints as catalog
 from service.catalog import model_limits
 from service.checkpoints import endpoints as checkpoints
@@ -109,6 +110,7 @@ def create_app(
         permissions,
         projects,
         audit_logs,
+        bases,
     )
     for noun in nouns:
         v1.include_router(noun.router)

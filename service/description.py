@@ -17,6 +17,7 @@ MAKERS = {
     "job_id": "/v1/fine_tuning/jobs",
     "webhook_id": "/v1/webhooks",
     "project_id": "/v1/organization/projects",
+    "registration_id": "/v1/organization/base_registrations",
 }
 # Fields of a body that name such a thing.
 FIELDS = {"training_file": "/v1/files"}
@@ -66,7 +67,7 @@ def methods_of(app: FastAPI, path: str) -> list[str]:
     found: dict[str, list[str]] = {}
     for template, operations in app.openapi()["paths"].items():
         # Parameters that take slashes are described without saying so.
-        pattern = compile_path(re.sub(r"\{(model|ckpt)\}", r"{\1:path}", template))[0]
+        pattern = compile_path(re.sub(r"\{(model|ckpt|base)\}", r"{\1:path}", template))[0]
         if pattern.match(path):
             found[template] = sorted(method.upper() for method in operations)
     # A model id that takes slashes matches what is below a model as well; the longest says most.

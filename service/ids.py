@@ -8,6 +8,9 @@ import string
 _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 24  # 62**24 is about 2**142
 
+BASE_REGISTRATION = "basereg_"
+"""With it an id tells a doorbell for a base from one for a job."""
+
 
 def _random() -> str:
     # One draw for all characters: every request takes an id.
@@ -65,6 +68,10 @@ def event_id() -> str:
 
 def checkpoint_id() -> str:
     return f"ftckpt_{_random()}"
+
+
+def base_registration_id() -> str:
+    return f"{BASE_REGISTRATION}{_random()}"
 
 
 def audit_entry_id() -> str:

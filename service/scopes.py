@@ -28,20 +28,28 @@ class AdminScope(StrEnum):
 
     READ = "admin:read"
     WRITE = "admin:write"
+    BASES_READ = "bases:read"
+    """Bases are the server's and no organization's; what is said of them names folders of the workers."""
+    BASES_WRITE = "bases:write"
 
 
 class Role(StrEnum):
     OWNER = "owner"
     READER = "reader"
+    CATALOG = "catalog"
+    """An owner who also looks after the bases of the whole server."""
 
 
 SCOPES_OF_ROLE: Mapping[Role, frozenset[AdminScope]] = {
-    Role.OWNER: frozenset(AdminScope),
+    Role.OWNER: frozenset({AdminScope.READ, AdminScope.WRITE}),
     Role.READER: frozenset({AdminScope.READ}),
+    Role.CATALOG: frozenset(AdminScope),
 }
 
 PERMISSIONS = "/fine_tuning/checkpoints/{ckpt}/permissions"
 PROJECTS = "/organization/projects"
+BASES = "/organization/bases"
+REGISTRATIONS = "/organization/base_registrations"
 
 NEEDED: Mapping[tuple[str, str], Scope | AdminScope] = {
     ("GET", "/files"): Scope.FILES_READ,
@@ -104,6 +112,15 @@ NEEDED: Mapping[tuple[str, str], Scope | AdminScope] = {
     ("POST", PROJECTS + "/{project_id}/api_keys"): AdminScope.WRITE,
     ("GET", PROJECTS + "/{project_id}/api_keys/{key_id}"): AdminScope.READ,
     ("DELETE", PROJECTS + "/{project_id}/api_keys/{key_id}"): AdminScope.WRITE,
+    # Admin keys with the role `catalog`.
+    ("GET", BASES): AdminScope.BASES_READ,
+    ("GET", BASES + "/{base}"): AdminScope.BASES_READ,
+    ("POST", BASES + "/{base}/retire"): AdminScope.BASES_WRITE,
+    ("POST", BASES + "/{base}/restore"): AdminScope.BASES_WRITE,
+    ("GET", REGISTRATIONS): AdminScope.BASES_READ,
+    ("POST", REGISTRATIONS): AdminScope.BASES_WRITE,
+    ("GET", REGISTRATIONS + "/{registration_id}"): AdminScope.BASES_READ,
+    ("POST", REGISTRATIONS + "/{registration_id}/cancel"): AdminScope.BASES_WRITE,
 }
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.bases.folders import parse_folders
 from service.webhooks import egress
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -148,6 +149,13 @@ class Settings(BaseSettings):
         ge=0,
         le=64,
         description="processes that train a job together, one per GPU; 0: one for each GPU the worker sees",
+    )
+
+    # Bases over HTTP.
+    base_folders: Annotated[str, AfterValidator(_valid(parse_folders))] = Field(
+        default="none",
+        description="folders of the workers, with commas between, that admin keys may name for bases, their "
+        "copies and their profiles' files; none: model hub ids and profiles of other bases alone",
     )
 
     # Integrations.

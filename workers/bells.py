@@ -6,6 +6,7 @@ import structlog
 from celery import Celery
 from redis.exceptions import RedisError
 
+from service.bases import doorbells
 from service.broker import Waiting
 from service.db import Database
 from service.scheduling.workers import bell_queues
@@ -29,7 +30,8 @@ class Bells:
     def __call__(self, job_id: str) -> None:
         """Raises kombu's OperationalError."""
         with self._database.glance() as session:
-            queues = bell_queues(session, job_id, now=self._database.now())
+            where = doorbells.bell_queues if doorbells.is_for_a_base(job_id) else bell_queues
+            queues = where(session, job_id, now=self._database.now())
         for queue in queues:
             if self._num_waiting(queue) >= MOST_WAITING:
                 log.info("enough bells wait", queue=queue, job_id=job_id)

@@ -61,6 +61,7 @@ class ChildProcess:
     """A context manager: when its block ends, however it ends, nobody is left in the process group.
 
     `command` gets the number of the file descriptor to write messages to and returns the arguments.
+    `environment` replaces what is passed on of our own.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class ChildProcess:
         *,
         log_path: Path,
         also_passed: frozenset[str] = frozenset(),
+        environment: dict[str, str] | None = None,
     ) -> None:
         self.log_path = log_path
         self._messages: queue.SimpleQueue[AnyMessage | None] = queue.SimpleQueue()
@@ -82,7 +84,7 @@ class ChildProcess:
                     stderr=subprocess.STDOUT,
                     pass_fds=(writing,),
                     start_new_session=True,
-                    env=child_environment(dict(os.environ), also_passed),
+                    env=environment or child_environment(dict(os.environ), also_passed),
                 )
         except BaseException:
             os.close(reading)

@@ -69,12 +69,12 @@ def add(
     from autoclave.progress_bar import progress_bar
     from autoclave.spec import JobSpec
     from service.audit.log import operator
+    from service.catalog.names import refuse_bad_name
     from service.models import AlignedBase
     from workers.bases.adding import check_profile, prepare_base
     from workers.bases.registering import (
         read_local_profile,
         read_spec,
-        refuse_bad_name,
         register_folder,
     )
     from workers.bases.sources import find_base
@@ -170,13 +170,24 @@ def check(
 
 @base.command()
 def retire(name: NameArgument, data_dir: DataDirOption = None) -> None:
-    """Refuse new jobs on a base. Running ones go on; `base add` brings it back."""
+    """Refuse new jobs on a base. Running ones go on; `base restore` brings it back."""
     from service.audit.log import operator
     from service.catalog import retire_base
 
     with transaction(data_dir) as session:
         retire_base(session, name, now=time.time(), actor=operator())
     _say(f"{name} is retired")
+
+
+@base.command()
+def restore(name: NameArgument, data_dir: DataDirOption = None) -> None:
+    """Let jobs use a retired base again, as it was registered."""
+    from service.audit.log import operator
+    from service.catalog import restore_base
+
+    with transaction(data_dir) as session:
+        restore_base(session, name, now=time.time(), actor=operator())
+    _say(f"{name} can be used again")
 
 
 def _row(found: Any) -> dict[str, Any]:

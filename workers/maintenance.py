@@ -18,6 +18,7 @@ import structlog
 from sqlalchemy import update
 
 from service import outbox, repeats
+from service.bases import lease as base_lease
 from service.db import Database
 from service.fleet import presence
 from service.jobs import attempts, lease
@@ -145,6 +146,24 @@ class Maintenance:
                 self._metrics.reaped("attempts_exhausted")
         return len(job_ids)
 
+    def reap_bases(self, now: float) -> int:
+        """End the leases of silent workers on registrations of bases; how many."""
+        with self._database.snapshot() as session:
+            if not base_lease.expired(session, now=now):
+                return 0
+        with self._database.transaction() as session:
+            return base_lease.reap(session, max_attempts=self._max_attempts, now=now)
+
+    def ring_for_bases(self, now: float) -> int:
+        """Registrations have no outbox: when one was rung for last stands in its row."""
+        with self._database.snapshot() as session:
+            waiting = base_lease.to_ring(session, rung_before=now - self._resend_after_seconds)
+        for registration_id in waiting:
+            self._send(registration_id)
+            with self._database.transaction() as session:
+                base_lease.rung(session, registration_id, now=now)
+        return len(waiting)
+
     def tidy(self, now: float) -> None:
         with self._database.transaction() as session:
             outbox.forget_sent(session, before=now - SENT_KEPT_SECONDS)
@@ -194,6 +213,8 @@ class MaintenanceLoop:
         self._attempt("reap", maintenance.reap)
         self._attempt("ring again", maintenance.ring_again)
         self._attempt("publish", maintenance.publish)
+        self._attempt("reap bases", maintenance.reap_bases)
+        self._attempt("ring for bases", maintenance.ring_for_bases)
         if time.monotonic() >= self._tidy_at:
             self._attempt("tidy", maintenance.tidy)
             self._tidy_at = time.monotonic() + SWEEP_SECONDS

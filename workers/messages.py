@@ -115,6 +115,17 @@ class Failed(Message, frozen=True, kw_only=True, tag="failed"):
     safety_report: dict[str, Any] | None = None
 
 
+class BasePrepared(Message, frozen=True, kw_only=True, tag="base_prepared"):
+    """A base was checked and measured and can be registered (`workers.bases.adding.PreparedBase`)."""
+
+    folder: str
+    revision: str
+    sha256: str
+    alignment_method: str
+    measurements: dict[str, Any]
+    safety_profile: dict[str, Any]
+
+
 AnyMessage = (
     ProgressMade
     | MetricsMeasured
@@ -126,8 +137,9 @@ AnyMessage = (
     | StageFinished
     | Published
     | Failed
+    | BasePrepared
 )
-Verdict = Published | Failed
+Verdict = Published | Failed | BasePrepared
 
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[AnyMessage] = msgspec.json.Decoder(AnyMessage)

@@ -25,7 +25,7 @@ from workers.endings import (
     StorageDown,
     TooLarge,
 )
-from workers.messages import Published
+from workers.messages import Failed
 
 _STAGE_SECONDS = (1, 5, 15, 60, 300, 900, 1800, 3600, 2 * 3600, 4 * 3600, 8 * 3600, 24 * 3600)
 _PERCENT = (0, 1, 2, 5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 100)
@@ -56,7 +56,7 @@ _OUTCOME_OF: dict[type[Ending], str] = {
 def outcome_of(ending: Ending) -> str:
     if not isinstance(ending, Finished):
         return _OUTCOME_OF[type(ending)]
-    if isinstance(ending.verdict, Published):
+    if not isinstance(ending.verdict, Failed):
         return "succeeded"
     return GATE_FAILED if ending.verdict.code == GATE_FAILED else "failed"
 

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from autoclave.data.conversations import check_file, read_conversations
 from autoclave.data.realignment import read_realignment
 from autoclave.data.tokens import Encoded, encode
-from autoclave.errors import DataError, InputError, JudgeError, ModelError
+from autoclave.errors import InputError, JudgeError, ModelError
 from autoclave.evaluation.judges import load_judge
 from autoclave.evaluation.safety import MAX_LOSS_TOKENS, SafetyEvaluation
+from service.bases.wording import without_text
 from workers.attempt import Attempt, StageError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def profile_errors() -> Iterator[None]:
     except ModelError:
         raise
     except InputError as error:
-        logger.error("the safety profile cannot be used: %s", _without_text(error))
+        logger.error("the safety profile cannot be used: %s", without_text(error))
         # Not "from error": the runner logs causes, and this one may quote a prompt.
         raise unusable_profile() from None
 
@@ -97,14 +98,3 @@ def _evaluation(attempt: Attempt, *, utility_of_job: bool) -> SafetyEvaluation:
             spec=profile.evaluate,
             device=attempt.device,
         )
-
-
-def _without_text(error: InputError) -> str:
-    match error:
-        case DataError():
-            issues = "; ".join(f"line {issue.line}: {issue.rule}" for issue in error.issues[:3])
-            return f"{error.source}: {issues} ({error.num_issues} in all)"
-        case JudgeError():
-            return "its judge cannot judge one of the prompts in harmful_eval"
-        case _:
-            return str(error)

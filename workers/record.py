@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from service import outbox
 from service.adapters.release import release
+from service.bases import lease as base_lease
 from service.checkpoints.keeping import keep
 from service.db import Database
 from service.jobs import attempts, lease
@@ -301,3 +302,4 @@ def ring_again(database: Database, job_id: str) -> None:
         queued = session.scalar(select(Job.status).where(Job.id == job_id)) == Status.QUEUED.value
         if queued:
             outbox.enqueue(session, job_id, now=database.now())
+        base_lease.rung(session, job_id, now=None)  # of a base; no job has such an id

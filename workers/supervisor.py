@@ -32,6 +32,7 @@ from service.settings import Settings
 from service.storage import Storage, StorageUnavailableError
 from service.tracing import Tracer
 from workers import database_outage
+from workers.bases.taking import RegistrationTaker
 from workers.child import WANDB_NAMES, ChildProcess
 from workers.child_log import ChildLog, log_tail
 from workers.endings import Died, Ending, Finished, OutOfMemory, ScratchFull, StorageDown
@@ -92,6 +93,15 @@ class Supervisor:
         self._presence = presence
         self._outage = StorageOutage(storage, shutdown)
         self._scratch_space = ScratchSpace(work_dir, shutdown)
+        self._registrations = RegistrationTaker(
+            database,
+            settings,
+            self._limits,
+            owner=owner,
+            work_dir=work_dir,
+            shutdown=shutdown,
+            presence=presence,
+        )
 
     def answer(self, rung_for: str, traceparent: str | None = None) -> None:
         """A doorbell rang, for the job of this id: do what is to be done, job after job, until nothing is
@@ -109,6 +119,8 @@ class Supervisor:
         self._scratch_space.wait()
         if self._shutdown.is_set():
             return False
+        if self._registrations.run_next():
+            return True
         # Waited for: the bell that rang would be lost otherwise.
         claim = database_outage.until(self._shutdown, self._claim, what="for a claim")
         if claim is None:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -24,6 +25,7 @@ from workers.endings import Ending, StopReason, ending_of
 from workers.escalation import Escalation, Step
 from workers.messages import (
     AnyMessage,
+    BasePrepared,
     Failed,
     MemoryEstimated,
     ProgressMade,
@@ -32,7 +34,6 @@ from workers.messages import (
     Verdict,
 )
 from workers.order import set_stop_flag
-from workers.record import JobRecord
 
 log = structlog.get_logger(__name__)
 
@@ -69,11 +70,22 @@ class Limits:
     """0: not declared."""
 
 
+class Record(Protocol):
+    """What a watch writes: of a job (`workers.record`) or of a base (`workers.bases.record`). Each method
+    raises LeaseLostError."""
+
+    def heartbeat(self, progress: ProgressMade | None = None) -> StopRequest | None: ...
+
+    def asked(self) -> StopRequest | None: ...
+
+    def apply(self, message: AnyMessage) -> None: ...
+
+
 class Watch:
     def __init__(
         self,
         child: ChildProcess,
-        record: JobRecord,
+        record: Record,
         limits: Limits,
         *,
         stop_flag: Path,
@@ -135,7 +147,7 @@ class Watch:
                     return True
                 case ProgressMade():
                     self._progress = message
-                case Published() | Failed():
+                case Published() | Failed() | BasePrepared():
                     self._verdict = message
                     self._stop(StopReason.VERDICT, flag_seconds=self._limits.terminate_grace_seconds)
                 case MemoryEstimated(num_bytes=needed):

@@ -15,6 +15,7 @@ from autoclave.modelling.base_files import CONFIG_FILES, base_files, without_for
 from autoclave.outputs import output_folder
 
 ALIGNMENT_RECORD = "alignment.json"
+COPY_MARK = ".autoclave-copy"
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 _COPY_BYTES = 1 << 24
 
@@ -25,12 +26,14 @@ def copy_base(
     *,
     template: str | None = None,
     on_bytes: Callable[[int, int], object] | None = None,
+    mark: str | None = None,
 ) -> list[str]:
     """Writes `out`, complete or not at all, and returns what is different there, in words for the operator.
 
     `template` is a name of `chat_templates.TEMPLATES` and replaces one that is there. `on_bytes(done, total)`
-    is called while files are copied. Raises InputError for an unknown template, a full disk or an `out` that
-    is there already, ModelError for configuration that cannot be read.
+    is called while files are copied. `mark` says in the copy for whom it was made (`is_copy_for`). Raises
+    InputError for an unknown template, a full disk or an `out` that is there already, ModelError for
+    configuration that cannot be read.
     """
     if template is not None and template not in TEMPLATES:
         raise InputError(f'unknown chat template "{template}"; known: {", ".join(TEMPLATES)}.')
@@ -45,6 +48,8 @@ def copy_base(
     changes: list[str] = []
     done = 0
     with output_folder(out) as folder:
+        if mark is not None:
+            (folder / COPY_MARK).write_text(mark, encoding="utf-8")
         for file in files:
             if file.name in CONFIG_FILES:
                 changes += _write_settings(file, folder / file.name, drop_template=template is not None)
@@ -55,6 +60,20 @@ def copy_base(
             (folder / "chat_template.jinja").write_text(TEMPLATES[template], encoding="utf-8")
             changes.append(f"chat_template.jinja: the {template} template")
     return changes
+
+
+def is_copy_for(folder: Path, mark: str) -> bool:
+    """Whether `copy_base` wrote this folder with that mark; it is complete then, unless it is a partial."""
+    file = folder / COPY_MARK
+    return file.is_file() and file.read_text(encoding="utf-8") == mark
+
+
+def delete_broken_copies(out: Path, mark: str) -> int:
+    """What earlier attempts at `out` with this mark left when they were killed; how many."""
+    broken = [each for each in out.parent.glob(f".{out.name}.partial-*") if is_copy_for(each, mark)]
+    for folder in broken:
+        shutil.rmtree(folder, ignore_errors=True)
+    return len(broken)
 
 
 def _write_settings(file: Path, target: Path, *, drop_template: bool) -> list[str]:

@@ -11,12 +11,11 @@ from starlette.exceptions import HTTPException
 from service.adapters import deletion
 from service.catalog import repository
 from service.catalog.errors import model_not_found
+from service.catalog.names import BELOW_A_MODEL
 from service.catalog.schemas import ModelDeleted, ModelList, ModelObject, SetExpiry
 from service.deps import AuthenticatedRoute, CallerDep, DatabaseDep, StorageDep
 
 router = APIRouter(prefix="/models", tags=["models"], route_class=AuthenticatedRoute)
-
-BELOW_A_MODEL = ("/adapter", "/expiry")
 
 
 def _model_id(model: str) -> str:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from autoclave.errors import BaseMismatchError, InputError
 from autoclave.spec import JobSpec, SafetyProfile
 from service.audit.log import SYSTEM, Actor, record
+from service.catalog.names import refuse_reserved_name
 from service.models import AlignedBase
 
 
@@ -41,13 +42,8 @@ def register_base(
     profile and spec they were created with. Without `measurements` older ones stay if the profile still
     measures harm in the same way; else they would be of other prompts, and are dropped.
     """
-    if id.endswith("/adapter"):
-        raise InputError(f"{id!r} cannot be the id of a base: GET /v1/models/{id} is a download")
-    if default_spec.defence.name == "lisa" and safety_profile.alignment is None:
-        raise InputError(
-            f"jobs on {id!r} would be trained with lisa by default, which needs alignment data: name a file "
-            "of safe answers in the safety profile (alignment), or leave `defence` out of the job spec."
-        )
+    refuse_reserved_name(id)
+    refuse_unusable_spec(id, default_spec, safety_profile)
     base = session.get(AlignedBase, id)
     if base is None:
         base = AlignedBase(id=id, sha256=sha256, created_at=now)
@@ -73,6 +69,15 @@ def register_base(
     return base
 
 
+def refuse_unusable_spec(base_id: str, default_spec: JobSpec, safety_profile: SafetyProfile) -> None:
+    """Raises InputError for a default that no job could be run with."""
+    if default_spec.defence.name == "lisa" and safety_profile.alignment is None:
+        raise InputError(
+            f"jobs on {base_id!r} would be trained with lisa by default, which needs alignment data: name a "
+            "file of safe answers in the safety profile (alignment), or leave `defence` out of the job spec."
+        )
+
+
 def retire_base(session: Session, base_id: str, *, now: float, actor: Actor = SYSTEM) -> AlignedBase:
     """New jobs cannot use the base any more; running ones go on. Raises UnknownBaseError."""
     base = session.get(AlignedBase, base_id)
@@ -82,6 +87,18 @@ def retire_base(session: Session, base_id: str, *, now: float, actor: Actor = SY
         base.retired_at = now
         session.flush()
         _record(session, actor, "base.retired", base, now=now)
+    return base
+
+
+def restore_base(session: Session, base_id: str, *, now: float, actor: Actor = SYSTEM) -> AlignedBase:
+    """New jobs may use a retired base again, as it was. Raises UnknownBaseError."""
+    base = session.get(AlignedBase, base_id)
+    if base is None:
+        raise UnknownBaseError(f"there is no base {base_id!r}")
+    if base.retired_at is not None:
+        base.retired_at = None
+        session.flush()
+        _record(session, actor, "base.restored", base, now=now)
     return base
 
 

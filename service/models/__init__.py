@@ -8,6 +8,7 @@ from service.models.adapters import Adapter, AdapterFile, CheckpointPermission, 
 from service.models.attempts import JobAttempt
 from service.models.audit import AuditEntry
 from service.models.base import Table
+from service.models.bases import BaseRegistration
 from service.models.catalog import AlignedBase
 from service.models.files import File, FirstAnswer, Upload, UploadPart
 from service.models.jobs import Job, JobCheckpoint, JobEvent, JobMetrics, OutboxMessage
@@ -25,6 +26,7 @@ __all__ = [
     "AlignedBase",
     "ApiKey",
     "AuditEntry",
+    "BaseRegistration",
     "CheckpointPermission",
     "File",
     "FirstAnswer",

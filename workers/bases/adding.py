@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoclave.data.conversations import check_file
-from autoclave.data.overlap import refuse_overlap
-from autoclave.data.realignment import read_realignment
 from autoclave.data.sets.check import read_prompt_set, shared_prompts
 from autoclave.errors import BaseMismatchError, InputError
 from autoclave.evaluation.judges import load_judge
-from autoclave.modelling.base_copy import copy_base
+from autoclave.modelling.base_copy import copy_base, delete_broken_copies, is_copy_for
 from autoclave.modelling.base_files import read_base_files
 from autoclave.progress import Progress, ProgressCallback
 from autoclave.spec import JobSpec, SafetyProfile
+from service.bases.refusals import refuse_profile_files
 from workers.bases.registering import alignment_method_of, hash_of
 from workers.bases.sources import BaseSource
 
@@ -40,11 +38,7 @@ def check_profile(profile: SafetyProfile) -> int:
     prompts of `harmful_eval` are nearly prompts of `realign`, which is allowed but should be known. Raises
     InputError and its subclasses."""
     load_judge(profile.judge)
-    read_realignment(profile.realign)
-    refuse_overlap(profile.realign, profile.harmful_eval)
-    if profile.alignment is not None:
-        check_file(profile.alignment, min_examples=1)
-        refuse_overlap(profile.alignment, profile.harmful_eval)
+    refuse_profile_files(profile)
     learned, measured = (read_prompt_set(Path(file)) for file in (profile.realign, profile.harmful_eval))
     shared = shared_prompts(learned, measured)
     return int(shared["exact"] + shared["near"])
@@ -62,16 +56,16 @@ def prepare_base(
     say: Say,
     registered_sha256: str | None = None,
     on_progress: ProgressCallback | None = None,
+    copied_for: str | None = None,
 ) -> PreparedBase:
     """`store` is a new folder for a copy; without it the source's own folder is registered, and whatever
     would have to be changed there is refused. `registered_sha256` is the hash under which the name is known.
+    A copy that an earlier attempt made with the same `copied_for` is used as it is.
     Raises InputError and its subclasses, BaseMismatchError before the measurement."""
     folder = source.folder
     if store is not None:
         folder = store.expanduser().absolute()
-        say(f"copying {source.folder} to {folder}")
-        for change in copy_base(source.folder, folder, template=template, on_bytes=_bytes_of(on_progress)):
-            say(f"changed in the copy: {change}")
+        _copy(source.folder, folder, template, copied_for, say=say, on_progress=on_progress)
     elif template is not None:
         raise InputError(
             "--template changes the folder of the base, which is never done in place: name a new folder with "
@@ -102,6 +96,26 @@ def prepare_base(
         alignment_method=alignment_method or alignment_method_of(folder) or "unknown",
         measurements={"origin": source.origin, **measurements},
     )
+
+
+def _copy(
+    source: Path,
+    folder: Path,
+    template: str | None,
+    copied_for: str | None,
+    *,
+    say: Say,
+    on_progress: ProgressCallback | None,
+) -> None:
+    if copied_for is not None:
+        if is_copy_for(folder, copied_for):
+            say(f"{folder} was copied by an earlier attempt")
+            return
+        delete_broken_copies(folder, copied_for)
+    say(f"copying {source} to {folder}")
+    on_bytes = _bytes_of(on_progress)
+    for change in copy_base(source, folder, template=template, on_bytes=on_bytes, mark=copied_for):
+        say(f"changed in the copy: {change}")
 
 
 def measure(

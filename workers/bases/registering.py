@@ -4,7 +4,6 @@ base add` have in common. Loads no model, so it works where there is no torch.""
 from __future__ import annotations
 
 import json
-import re
 import time
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,24 +15,14 @@ from autoclave.evaluation.judges.names import absolute_judge
 from autoclave.hashing import folder_sha256
 from autoclave.spec import JobSpec, SafetyProfile, Spec
 from service.audit.log import Actor
+from service.bases.folders import PROFILE_FILES
 from service.catalog import register_base
 from service.models import AlignedBase
 
 SpecType = TypeVar("SpecType", bound=Spec)
 
-PROFILE_FILES = ("realign", "harmful_eval", "utility_eval", "alignment", "control")
 ALIGNMENT_RECORD = "alignment.json"
-_NAME = re.compile(r"[A-Za-z0-9][\w.\-/]{0,254}")
 _MAX_METHOD_CHARACTERS = 64
-
-
-def refuse_bad_name(name: str) -> None:
-    """Clients send it as `model` and in paths. Raises InputError."""
-    if not _NAME.fullmatch(name) or "//" in name or name.endswith("/"):
-        raise InputError(
-            f"{name!r} cannot be the name of a base: letters, digits, dots, dashes, underscores and single "
-            "slashes between them, 255 characters at most, such as acme/llama-aligned."
-        )
 
 
 def read_spec(file: Path, kind: type[SpecType]) -> SpecType:

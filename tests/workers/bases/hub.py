@@ -1,5 +1,5 @@
 """A model hub on a real socket: one public repository with one commit, one gated (its files are listed for
-all, as on the real one), and nothing else."""
+all, as on the real one), one that is there only for who has a token, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,15 +15,20 @@ from urllib.parse import unquote, urlsplit
 COMMIT = "c" * 40
 PUBLIC = "acme/tiny"
 GATED = "acme/gated"
+PRIVATE = "acme/private"
 
 
 class Hub:
-    """`files` are those of PUBLIC; `downloads` the names of those whose bytes were asked for."""
+    """`files` are those of PUBLIC; `downloads` the names of those whose bytes were asked for, `ranges` which
+    parts of files were."""
 
     def __init__(self, folder: Path) -> None:
         self.files = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
         self.sizes: dict[str, int] = {}
         self.downloads: list[str] = []
+        self.ranges: list[str] = []
+        self.cut: dict[str, int] = {}
+        """Names of files to how many more answers break off in their middle."""
         self.url = ""
 
 
@@ -42,13 +47,26 @@ def running_hub(folder: Path) -> Iterator[Hub]:
 
         def _answer(self, *, with_body: bool) -> None:
             path = unquote(urlsplit(self.path).path).strip("/")
-            status, headers, body = _respond(hub, path, with_body=with_body)
+            status, headers, body = _respond(
+                hub, path, with_body=with_body, has_token="Authorization" in self.headers
+            )
+            part = self.headers.get("Range")
+            if part is not None and status == 200:
+                hub.ranges.append(part)
+                start = int(part.removeprefix("bytes=").partition("-")[0])
+                headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+                status, body = 206, body[start:]
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            if with_body:
+            name = path.rpartition("/")[2]
+            if with_body and hub.cut.get(name, 0) > 0:
+                hub.cut[name] -= 1
+                self.wfile.write(body[: len(body) // 2])
+                self.close_connection = True
+            elif with_body:
                 self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
@@ -66,15 +84,17 @@ def running_hub(folder: Path) -> Iterator[Hub]:
         thread.join()
 
 
-def _respond(hub: Hub, path: str, *, with_body: bool) -> tuple[int, dict[str, str], bytes]:
+def _respond(hub: Hub, path: str, *, with_body: bool, has_token: bool) -> tuple[int, dict[str, str], bytes]:
     is_api = path.startswith("api/models/")
     repo, _, rest = (f"{path.removeprefix('api/models/')}/").partition("/")
     name, _, rest = rest.partition("/")
     repo = f"{repo}/{name}"
     parts = [part for part in rest.split("/") if part]
     if repo == GATED and not is_api:
-        return _refused(403, "GatedRepo")
-    if repo not in (PUBLIC, GATED):
+        return _refused(403 if has_token else 401, "GatedRepo")
+    if repo == PRIVATE and not has_token:
+        return _refused(401, "RepoNotFound")
+    if repo not in (PUBLIC, GATED, PRIVATE):
         return _refused(404, "RepoNotFound")
     if len(parts) > 1 and parts[1] not in (COMMIT, "main"):
         return _refused(404, "RevisionNotFound")

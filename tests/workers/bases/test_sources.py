@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -13,33 +14,9 @@ from huggingface_hub import constants
 from autoclave import disk_space
 from autoclave.errors import InputError
 from autoclave.hashing import folder_sha256
-from tests.autoclave.tiny import save_tiny_base
-from tests.workers.bases.hub import COMMIT, GATED, PUBLIC, Hub, running_hub
-from workers.bases.sources import find_base
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = save_tiny_base(tmp_path_factory.mktemp("hub") / "model")
-    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
-    (folder / "modeling_own.py").write_text("raise SystemExit")
-    return folder
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "cache"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
-    return folder
-
-
-@pytest.fixture
-def hub(model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    with running_hub(model) as hub:
-        yield hub
-        huggingface_hub.close_session()
+from tests.workers.bases.hub import COMMIT, GATED, PRIVATE, PUBLIC, Hub
+from workers.bases import sources
+from workers.bases.sources import find_base, folder_source, hub_source
 
 
 def test_a_folder(model: Path) -> None:
@@ -81,6 +58,7 @@ def test_a_download_is_pinned_and_brings_no_pickles_and_no_code(
     ("repo", "revision", "message"),
     [
         (GATED, COMMIT, "is gated. Accept its terms"),
+        (PRIVATE, COMMIT, "there is no model acme/private on the hub, or it is private: then HF_TOKEN"),
         ("acme/nothing", COMMIT, "there is no model acme/nothing on the hub, or it is private"),
         (PUBLIC, "v9", "acme/tiny has no revision v9"),
         (PUBLIC, "d" * 40, "acme/tiny has no revision dddd"),
@@ -132,3 +110,75 @@ def test_a_hub_that_does_not_answer(cache: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(InputError, match="the hub does not answer"):
         find_base(PUBLIC, COMMIT, endpoint="http://127.0.0.1:9")
     huggingface_hub.close_session()
+
+
+def test_a_token_opens_what_is_private_and_not_what_is_gated(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_operator")
+    assert hub_source(PRIVATE, COMMIT, endpoint=hub.url).origin == f"hub:{PRIVATE}@{COMMIT}"
+    with pytest.raises(InputError, match="is gated"):
+        hub_source(GATED, COMMIT, endpoint=hub.url)
+
+
+def test_a_connection_that_breaks_is_resumed_in_the_middle_of_the_file(
+    hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.cut["model.safetensors"] = 1
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)
+    monkeypatch.setattr(sources, "_WATCH_SECONDS", 0.02)
+    found = hub_source(PUBLIC, COMMIT, endpoint=hub.url, on_bytes=lambda *pair: told.append(pair))
+    assert folder_sha256(found.folder) == folder_sha256(model)
+    half = len(hub.files["model.safetensors"]) // 2
+    assert hub.ranges == [f"bytes={half - half % 1024}-"]
+    total = sum(len(hub.files[file.name]) for file in found.folder.iterdir())
+    assert {of for _, of in told} == {total}
+    assert sorted(told) == told, "what has come never gets less"
+    assert any(0 < done < total for done, _ in told)
+
+
+def test_a_download_that_broke_for_good_goes_on_with_the_files_that_are_missing(
+    hub: Hub, model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.cut["model.safetensors"] = 100
+    # The client's own pauses and patience.
+    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", _impatient())
+    with pytest.raises(InputError, match=r"could not be downloaded.*try again to fetch the others"):
+        hub_source(PUBLIC, COMMIT, endpoint=hub.url)
+    killed = cache / "models--acme--tiny" / "blobs" / "abc.0123.incomplete"
+    killed.write_bytes(b"of a process that was killed an hour ago")
+    os.utime(killed, (1.0, 1.0))
+    hub.cut.clear()
+    hub.downloads.clear()
+    found = hub_source(PUBLIC, COMMIT, endpoint=hub.url)
+    assert hub.downloads == ["model.safetensors"]
+    assert folder_sha256(found.folder) == folder_sha256(model)
+    assert not killed.exists()
+
+
+def _impatient() -> Any:
+    from huggingface_hub import file_download
+
+    patient = file_download.http_get
+
+    def get(*arguments: Any, **keywords: Any) -> None:
+        keywords["_nb_retries"] = 0
+        patient(*arguments, **keywords)
+
+    return get
+
+
+def test_what_is_certainly_a_folder_or_certainly_of_a_hub(
+    model: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For registrations: a folder acme/tiny where the worker happens to run means nothing."""
+    shutil.copytree(model, tmp_path / "acme" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
+        hub_source(PUBLIC, COMMIT)
+    assert folder_source(str(model), "7").folder == model
+    with pytest.raises(InputError, match="no folder of this machine"):
+        folder_source(str(tmp_path / "none"), None)
