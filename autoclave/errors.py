@@ -18,8 +18,8 @@
     ├── OtherRankError                    another process of the run failed, and says why
     └── CancelledError                    the caller asked to stop
 
-`code` is the stable name that the service puts on the wire and the CLI prints. Every exception
-can be pickled (arguments are plain data), because it may cross a process border.
+`code` is the stable name that the service puts on the wire and the CLI prints. Every exception can be
+made again from its `args`, which are plain data, because it may cross a process border (`error_records`).
 """
 
 from __future__ import annotations

@@ -34,25 +34,17 @@ class StageError(AutoclaveError):
         self,
         code: str,
         message: str,
-        *,
         param: str | None = None,
         safety_report: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(code, message, param, safety_report)
         self.code = code  # type: ignore[misc]  # each of these has its own
         self.message = message
         self.param = param
         self.safety_report = safety_report
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Made by a rank, raised again by the child.
-        return _stage_error, (self.code, self.message, self.param, self.safety_report)
-
-
-def _stage_error(
-    code: str, message: str, param: str | None, safety_report: dict[str, Any] | None
-) -> StageError:
-    return StageError(code, message, param=param, safety_report=safety_report)
+    def __str__(self) -> str:
+        return self.message
 
 
 @contextmanager

@@ -34,6 +34,8 @@ class DeviceReading:
     name: str
     memory_used_bytes: int | None
     memory_total_bytes: int | None
+    memory_each_bytes: int | None
+    """Of the smallest card; of the machine where there is none."""
 
 
 class Device:
@@ -62,7 +64,8 @@ class Device:
             # A driver that has no card, or is broken: jobs run on the processor then.
             self._program = None
         used = None if child_pid is None else group_resident_bytes(child_pid)
-        return DeviceReading("cpu", _processor_name(), used, _machine_bytes())
+        total = _machine_bytes()
+        return DeviceReading("cpu", _processor_name(), used, total, total)
 
     def _ask_driver(self, program: str) -> DeviceReading | None:
         chosen = [] if self._visible is None else [f"--id={self._visible}"]
@@ -81,16 +84,16 @@ class Device:
 
 def _parsed(answer: str) -> DeviceReading:
     """Lines of "name, MiB used, MiB in all"; several cards are one device with the sum. Raises ValueError."""
-    names, used, total = [], 0, 0
+    names, used, totals = [], 0, []
     for line in answer.strip().splitlines():
         name, used_mib, total_mib = line.rsplit(",", 2)
         names.append(name.strip())
         used += int(used_mib) * _MIB
-        total += int(total_mib) * _MIB
+        totals.append(int(total_mib) * _MIB)
     if not names:
         raise ValueError("it names no card")
     name = names[0] if len(names) == 1 else f"{len(names)} x {names[0]}"
-    return DeviceReading("cuda", name, used, total)
+    return DeviceReading("cuda", name, used, sum(totals), min(totals))
 
 
 def _processor_name() -> str:

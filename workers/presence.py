@@ -19,6 +19,7 @@ from service.db import Database
 from service.fleet import presence
 from service.fleet.presence import Sighting
 from service.fleet.states import WorkerState
+from service.scheduling.workers import Kind
 from workers.device import Device
 
 log = structlog.get_logger(__name__)
@@ -36,6 +37,8 @@ class Presence:
         host: str,
         pid: int,
         interval_seconds: float,
+        kind: Kind,
+        num_processes: int,
         shutdown: threading.Event,
     ) -> None:
         self._database = database
@@ -44,6 +47,8 @@ class Presence:
         self._host = host
         self._pid = pid
         self._interval_seconds = interval_seconds
+        self._kind = kind
+        self._num_processes = num_processes
         self._shutdown = shutdown
         self._started_at = time.time()
         self._job_id: str | None = None
@@ -91,6 +96,9 @@ class Presence:
                 device_name=reading.name[:255],
                 memory_used_bytes=reading.memory_used_bytes,
                 memory_total_bytes=reading.memory_total_bytes,
+                worker_class=self._kind.worker_class,
+                job_memory_bytes=_smallest(self._kind.memory_bytes or None, reading.memory_each_bytes),
+                job_processes=self._num_processes,
             )
             with self._database.transaction() as session:
                 presence.see(session, sighting)
@@ -119,3 +127,8 @@ class Presence:
                 presence.leave(session, self._worker_id, now=self._database.now())
         except Exception as failure:
             log.warning("the worker's row says that it is still there", error=str(failure))
+
+
+def _smallest(declared: int | None, measured: int | None) -> int | None:
+    """Bytes: a job may not use more than was declared, and cannot use more than there are."""
+    return min((size for size in (declared, measured) if size is not None), default=None)

@@ -23,8 +23,15 @@ from autoclave.modelling.bases import default_device
 from autoclave.training.launch import run_ranks
 from autoclave.training.ranks import Ranks, joined_ranks
 from service import log
-from service.storage import storage_from_url
-from workers.attempt import Attempt
+from service.storage import (
+    BucketMissingError,
+    StorageCorruptError,
+    StorageFullError,
+    StorageRefusedError,
+    StorageUnavailableError,
+    storage_from_url,
+)
+from workers.attempt import Attempt, StageError
 from workers.leash import tie_to_parent
 from workers.messages import StageFinished, decode
 from workers.order import Order, log_fields
@@ -34,6 +41,16 @@ logger = logging.getLogger(__name__)
 
 StageOfRanks = Callable[[Attempt, Ranks], StageFinished]
 """A stage in one of its processes; importable. The message of rank 0 counts."""
+
+RAISED_AGAIN: tuple[type[Exception], ...] = (
+    StageError,
+    BucketMissingError,
+    StorageCorruptError,
+    StorageFullError,
+    StorageRefusedError,
+    StorageUnavailableError,
+)
+"""What the child tells apart, beside the errors of the library (`workers.runner`)."""
 
 
 def num_processes(order: Order, device: str) -> int:
@@ -58,7 +75,9 @@ def run_together(attempt: Attempt, stage: StageOfRanks, count: int) -> StageFini
     listener = threading.Thread(target=_pass_on, args=(reading, attempt.reporter), name="ranks", daemon=True)
     listener.start()
     try:
-        finished: StageFinished = run_ranks(_rank, order, stage, writing, os.getpid(), num_processes=count)
+        finished: StageFinished = run_ranks(
+            _rank, order, stage, writing, os.getpid(), num_processes=count, errors=RAISED_AGAIN
+        )
     finally:
         writing.close()
         listener.join()

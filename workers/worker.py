@@ -87,6 +87,8 @@ def run_worker(*, maintain: bool, child_command: ChildCommand = runner_command) 
             host=host,
             pid=os.getpid(),
             interval_seconds=settings.heartbeat_seconds,
+            kind=kind,
+            num_processes=settings.worker_processes,
             shutdown=shutdown,
         )
         supervisor = Supervisor(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import signal
 import sys
 import tempfile
@@ -20,10 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from autoclave.error_records import decode, encode
 from autoclave.errors import AutoclaveError, OtherRankError, RankLostError
 from autoclave.training.rank_environment import STORE_FILE, rank_of
 
@@ -33,13 +34,19 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 _LOUD_LOGGERS = ("torch.distributed.elastic", "torch.multiprocessing", "torch.distributed.launcher")
 
 
-def run_ranks(function: Callable[..., Any], *arguments: Any, num_processes: int) -> Any:
+def run_ranks(
+    function: Callable[..., Any],
+    *arguments: Any,
+    num_processes: int,
+    errors: tuple[type[Exception], ...] = (),
+) -> Any:
     """What `function(*arguments)` returns on rank 0 of `num_processes` new processes, all of which call it.
     The function is importable; it, its arguments and its result can be pickled.
 
     When a process raises or dies, the others are ended within seconds. Raises what the function raised on the
-    first rank that has a reason of its own, or RankLostError for a process that just ended. A signal that
-    would end this process ends the others first.
+    first rank that has a reason of its own (a RuntimeError with its words, where the class is neither among
+    `errors` nor one that `autoclave.error_records` knows), or RankLostError for a process that just ended. A
+    signal that would end this process ends the others first.
     """
     with tempfile.TemporaryDirectory(prefix="autoclave-ranks-") as name, _as_before(), _quiet_launcher():
         folder = Path(name)
@@ -62,7 +69,7 @@ def run_ranks(function: Callable[..., Any], *arguments: Any, num_processes: int)
         try:
             return elastic_launch(config, _rank_main)(folder, function, arguments)[0]
         except ChildFailedError as error:
-            raise _reason(folder, num_processes, error) from None
+            raise _reason(folder, num_processes, error, (*errors, torch.OutOfMemoryError)) from None
         except SignalException as error:
             ended_by = error.sigval
     # As if nobody had caught it.
@@ -79,26 +86,21 @@ def _rank_main(folder: Path, function: Callable[..., Any], arguments: tuple[Any,
     except Exception as error:
         if not isinstance(error, AutoclaveError):
             traceback.print_exc()
-        (folder / f"error-{rank}").write_bytes(_pickled(error))
+        partial = folder / f"partial-{rank}"
+        partial.write_text(encode(error))
+        partial.rename(folder / f"error-{rank}")  # we may be ended in the middle of writing
         raise SystemExit(1) from None
     return result if rank == 0 else None
 
 
-def _pickled(error: Exception) -> bytes:
-    try:
-        content = pickle.dumps(error)
-        pickle.loads(content)  # noqa: S301 - our own bytes; some exceptions cannot be made again
-    except Exception:
-        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
-    return content
-
-
-def _reason(folder: Path, num_processes: int, error: ChildFailedError) -> Exception:
+def _reason(
+    folder: Path, num_processes: int, error: ChildFailedError, errors: tuple[type[Exception], ...]
+) -> Exception:
     """The error of the lowest rank that failed by itself; else who is missing."""
     for rank in range(num_processes):
         path = folder / f"error-{rank}"
         if path.exists():
-            raised: Exception = pickle.loads(path.read_bytes())  # noqa: S301 - written by our own processes
+            raised = decode(path.read_text(), errors)
             if not isinstance(raised, OtherRankError):
                 return raised
     for rank, failure in error.failures.items():

@@ -15,6 +15,7 @@ from service.datasets.schemas import Estimate, Preview, PreviewRequest, Validate
 from service.db import Database
 from service.deps import AuthenticatedRoute, CallerDep, DatabaseDep, StorageDep
 from service.files.service import UploadLimits
+from service.fleet.usable import usable_workers
 from service.jobs.creation import resolved_spec
 from service.jobs.requests import CreateJob
 from service.storage import Storage
@@ -106,6 +107,7 @@ def _preview(
 def _estimate(
     body: CreateJob, database: Database, storage: Storage, project_id: str, limits: UploadLimits
 ) -> Estimate:
+    now = database.now()
     with database.snapshot() as session:
         base = sources.find_base(session, body.model)
         spec = resolved_spec(
@@ -119,11 +121,13 @@ def _estimate(
         if body.validation_file is not None:
             sources.find_file(session, project_id, body.validation_file, param="validation_file")
         speeds = repository.measured_seconds_per_token(session, base.id, base.sha256)
+        workers = usable_workers(session, project_id, now=now)
     return service.estimate(
         sources.chunks_of(storage, file, param="training_file"),
         file_id=file.id,
         base=base,
         spec=spec,
         seconds_per_token=speeds,
+        workers=workers,
         limits=limits,
     )

@@ -151,6 +151,29 @@ class MemoryByDevice(BaseModel):
     cuda: Memory
 
 
+class WorkerGroup(BaseModel):
+    """`memory_bytes` (to three digits) is what training may take of one GPU, or of the machine;
+    `needed_bytes` what it would take there."""
+
+    device: str
+    memory_bytes: int | None
+    needed_bytes: int | None
+    num_workers: int
+    fits: bool | None
+
+
+class MemoryFit(BaseModel):
+    """On the workers that are there now and may take the project's jobs. `fits` is null where nobody can
+    tell; `reason` and `message` say why."""
+
+    fits: bool | None
+    reason: Literal["fits", "too_large", "unknown_size", "no_worker", "worker_class", "no_estimate"]
+    message: str
+    num_workers: int
+    num_fitting: int
+    workers: list[WorkerGroup]
+
+
 class Seconds(BaseModel):
     """At the median, fastest and slowest speed of `num_jobs` finished jobs on this base."""
 
@@ -182,4 +205,5 @@ class Estimate(BaseModel):
     tokens_unavailable: str | None
     memory_bytes: MemoryByDevice | None
     memory_unavailable: str | None
+    memory_fit: MemoryFit
     train_seconds: Seconds | None

@@ -16,6 +16,7 @@ from autoclave.defences.cost import planned_steps, relative_cost
 from autoclave.errors import ModelError
 from autoclave.memory import estimate_memory, weight_shapes
 from autoclave.spec import JobSpec, TrainSpec
+from service.datasets.memory_fit import memory_fit
 from service.datasets.schemas import (
     DatasetReport,
     Estimate,
@@ -28,6 +29,7 @@ from service.datasets.schemas import (
 from service.datasets.sources import BaseInfo, tokenizer_or_reason
 from service.errors import invalid
 from service.files.service import UploadLimits
+from service.fleet.usable import UsableWorkers
 
 
 def validate(
@@ -132,6 +134,7 @@ def estimate(
     base: BaseInfo,
     spec: JobSpec,
     seconds_per_token: list[float],
+    workers: UsableWorkers,
     limits: UploadLimits,
 ) -> Estimate:
     tokenizer, reason = tokenizer_or_reason(base)
@@ -172,6 +175,7 @@ def estimate(
         tokens_unavailable=found.tokens_unavailable,
         memory_bytes=memory,
         memory_unavailable=memory_reason,
+        memory_fit=memory_fit(workers, memory, memory_reason, batch_size=spec.train.batch_size),
         train_seconds=_seconds(seconds_per_token, tokens_per_epoch, spec.train.n_epochs * cost),
     )
 

@@ -27,6 +27,10 @@ class Sighting:
     device_name: str
     memory_used_bytes: int | None
     memory_total_bytes: int | None
+    worker_class: str | None = None
+    job_memory_bytes: int | None = None
+    """What training may take of one GPU, or of the machine where there is none."""
+    job_processes: int | None = None
 
 
 def see(session: Session, sighting: Sighting) -> None:

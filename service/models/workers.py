@@ -30,3 +30,10 @@ class Worker(Table):
     memory_used_bytes: Mapped[int | None] = mapped_column(BigInteger)
     """Of the accelerator; on a CPU, of the child's processes. Null where nobody can tell."""
     memory_total_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    worker_class: Mapped[str | None] = mapped_column(String(64))
+    """As the operator set it. This and the next two are null in rows of an older version."""
+    job_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """What training may take of one GPU, or of the machine where there is none. Null where nobody can
+    tell."""
+    job_processes: Mapped[int | None] = mapped_column(Integer)
+    """How many train a job together, as the operator set it; 0 is one for each GPU."""

@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from service.db import Database
 from service.operators import create_operator_key
+from tests.builders import Tenant, make_queued_job
 
 # Chromium's own calls home only fail here, many at a time; and root has no sandbox to start.
 FLAGS = [
@@ -106,6 +107,12 @@ def operator_key(database: Database) -> str:
     with database.transaction() as session:
         _, key = create_operator_key(session, name="tests", now=time.time())
     return key
+
+
+@pytest.fixture
+def job_id(database: Database, tenant: Tenant) -> str:
+    with database.transaction() as session:
+        return make_queued_job(session, tenant.project_id, suffix="watched").id
 
 
 def sign_in(page: Page, key: str) -> None:

@@ -42,6 +42,7 @@ def test_several_cards_are_added_up(driver: Path) -> None:
     reading = Device(None).reading(None)
     assert (reading.name, reading.memory_used_bytes) == ("2 x NVIDIA L4", 101 * MIB)
     assert reading.memory_total_bytes == 2 * 23034 * MIB
+    assert reading.memory_each_bytes == 23034 * MIB
     assert "--id" not in (driver / "asked").read_text()
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 import msgspec
 import pytest
 import torch
@@ -18,6 +19,7 @@ from model_signing import verifying
 from safetensors.torch import load_file
 
 from autoclave.hashing import file_sha256
+from autoclave.memory import weight_shapes
 from service.storage import Storage, storage_from_url
 from tests.autoclave.tiny import save_tiny_base
 from tests.workers.pipeline_bench import PipelineBench, unpack
@@ -138,6 +140,33 @@ def test_servers_that_read_peft_folders_can_read_it(package: Package) -> None:
         assert module.rsplit(".", 1)[1] in config["target_modules"]
         assert pair["A"].shape[0] == pair["B"].shape[1] == RANK, "(r, in) and (out, r)"
         assert pair["A"].dtype == pair["B"].dtype
+
+
+def test_llama_cpp_has_a_place_for_every_tensor(package: Package) -> None:
+    """By the map of names in its own package, for the architecture that its converter finds in the base's
+    config. benchmarks/adapter_readers.py runs the converter."""
+    config, base = package.json("adapter_config.json"), package.bench.base_dir
+    base_config = json.loads((base / "config.json").read_text())
+    assert base_config["architectures"] == ["LlamaForCausalLM"]
+    assert float(config["lora_alpha"]) == config["lora_alpha"] > 0, "written as adapter.lora.alpha"
+    for option in ("alora_invocation_tokens", "invocation_string"):
+        assert not config.get(option), option
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, base_config["num_hidden_layers"])
+    heads = {"attn_q": base_config["num_attention_heads"], "attn_k": base_config["num_key_value_heads"]}
+    shapes = weight_shapes(base)
+    factors: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, tensor in load_file(package.folder / "adapter_model.safetensors").items():
+        layer, _, factor = name.removeprefix("base_model.model.").partition(".lora_")
+        theirs = known.get_name(f"{layer}.weight", try_suffixes=(".weight",))
+        assert theirs is not None, name
+        factors.setdefault(theirs, {})[factor] = tuple(tensor.shape)
+        out, into = shapes[f"{layer}.weight"]
+        assert tuple(tensor.shape) == ((RANK, into) if factor == "A.weight" else (out, RANK))
+        # It takes q and k apart by heads and their halves, to order them by its own rotary embedding.
+        assert out % (2 * heads.get(theirs.split(".")[2], 1)) == 0
+    num_layers = len(config["target_modules"]) * base_config["num_hidden_layers"]
+    assert len(factors) == num_layers, "each has a place of its own"
+    assert all(set(pair) == {"A.weight", "B.weight"} for pair in factors.values())
 
 
 def test_without_a_key_nothing_is_signed(tmp_path: Path, base_dir: Path) -> None:

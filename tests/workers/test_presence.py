@@ -11,9 +11,10 @@ import structlog
 from service.db import Database
 from service.fleet import repository as fleet
 from service.models import Worker
+from service.scheduling.workers import Kind
 from service.settings import Settings
 from tests.workers.conftest import Bench, QueuedJob
-from workers.device import Device
+from workers.device import Device, DeviceReading
 from workers.presence import Presence
 
 
@@ -29,6 +30,8 @@ def make_presence(database: Database, **overrides: Any) -> Presence:
         "host": "here",
         "pid": 7,
         "interval_seconds": 0.05,
+        "kind": Kind(),
+        "num_processes": 0,
         "shutdown": threading.Event(),
         **overrides,
     }
@@ -79,6 +82,22 @@ def test_a_worker_shows_the_job_in_hand_and_its_memory(
             thread.join(30)
         presence._shutdown.clear()
         bench.wait_until(lambda: row(bench.database).state == "idle")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("declared", "measured", "expected"),
+    [(0, 80, 80), (60, 80, 60), (90, 80, 80), (60, None, 60), (0, None, None)],
+)
+def test_a_worker_says_what_a_job_may_take_of_it(
+    database: Database, declared: int, measured: int | None, expected: int | None
+) -> None:
+    presence = make_presence(database, kind=Kind("h100", declared), num_processes=2)
+    reading = DeviceReading("cuda", "2 x a card", None, None, measured)
+    presence._device.reading = lambda child_pid: reading  # type: ignore[method-assign]
+    presence.beat()
+    worker = row(database)
+    assert worker is not None
+    assert (worker.worker_class, worker.job_memory_bytes, worker.job_processes) == ("h100", expected, 2)
 
 
 def test_a_database_that_does_not_answer_is_said_once(database: Database) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import time
 from collections.abc import Iterator
@@ -15,12 +14,13 @@ import psutil
 import pytest
 import torch
 
+from autoclave import error_records
 from autoclave.errors import RankLostError
 from service.db import Database
 from service.jobs import attempts, service
 from service.jobs.states import Stage
 from service.settings import Settings
-from service.storage import Storage
+from service.storage import Storage, StorageUnavailableError, errors
 from tests.autoclave.tiny import save_tiny_base
 from tests.builders import Tenant
 from tests.workers.pipeline_bench import PipelineBench, outputs
@@ -30,7 +30,7 @@ from workers.attempt import Attempt, StageError
 from workers.messages import MemoryEstimated
 from workers.order import RANK_LOST_EXIT, Order, write_order
 from workers.stages.prepare import say_memory
-from workers.together import num_processes
+from workers.together import RAISED_AGAIN, num_processes
 
 
 @pytest.fixture(scope="module")
@@ -173,11 +173,20 @@ def test_a_lost_process_is_no_verdict(bench: PipelineBench, monkeypatch: pytest.
         assert pipe.read() == b""
 
 
-def test_what_a_rank_raises_crosses_the_process(bench: PipelineBench) -> None:
+def test_what_a_rank_raises_crosses_the_process() -> None:
     error = StageError("base_mismatch", "no", param="model", safety_report={"a": 1})
-    again = pickle.loads(pickle.dumps(error))
+    again = error_records.decode(error_records.encode(error), RAISED_AGAIN)
     assert type(again) is StageError
-    assert (again.code, again.message, again.param, again.safety_report, str(again)) == (
-        *("base_mismatch", "no", "model", {"a": 1}),
-        "no",
-    )
+    assert (vars(again), str(again)) == (vars(error), "no")
+
+
+@pytest.mark.parametrize("kind", [k for k in RAISED_AGAIN if issubclass(k, StorageUnavailableError)])
+def test_a_storage_that_fails_is_told_apart_by_the_child(kind: type[StorageUnavailableError]) -> None:
+    error = kind("the bucket is away", reason="timed out")
+    again = error_records.decode(error_records.encode(error), RAISED_AGAIN)
+    assert (type(again), str(again)) == (kind, "the bucket is away (timed out)")
+
+
+def test_every_error_of_the_storage_is_known() -> None:
+    classes = {c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, OSError)}
+    assert classes <= set(RAISED_AGAIN)

@@ -1,7 +1,6 @@
 """Shared prompts are found whatever their case and spacing, counted, placed by line and never shown."""
 
 import json
-import pickle
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoclave.data.overlap import MAX_PAIRS, refuse_overlap
+from autoclave.error_records import decode, encode
 from autoclave.errors import DataError, InputError, OverlapError
 
 
@@ -105,7 +105,8 @@ def test_many_are_counted_and_the_first_are_placed(tmp_path: Path) -> None:
 def test_the_error_crosses_a_process_border(tmp_path: Path) -> None:
     error = overlap(tmp_path, ["a", "b"], ["B"])
     assert isinstance(error, InputError)
-    again = pickle.loads(pickle.dumps(error))
+    again = decode(encode(error))
+    assert isinstance(again, OverlapError)
     assert (str(again), again.pairs) == (str(error), [(2, 1)])
 
 

@@ -25,6 +25,15 @@ def dies(folder: Path) -> None:
         ranks.totals(1.0)
 
 
+def raises() -> None:
+    """Rank 1, of its own; rank 0 because of that."""
+    from autoclave.errors import DataError, DataIssue, OtherRankError
+
+    if os.environ["RANK"] == "0":
+        raise OtherRankError
+    raise DataError([DataIssue(3, "/messages", "rule", "Broken.", "Mend it.")], 7, "a.jsonl")
+
+
 def waits(folder: Path) -> None:
     """For ever, in the middle of a pass."""
     with joined_ranks("cpu") as ranks:

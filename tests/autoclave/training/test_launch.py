@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autoclave.errors import RankLostError
+from autoclave.errors import DataError, RankLostError
 from autoclave.training.launch import run_ranks
 from tests.autoclave.training import rank_programs
 
@@ -38,6 +38,13 @@ def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
     assert groups == {os.getpgrp()}, "whoever signals our group reaches them"
     assert signal.getsignal(signal.SIGTERM) is handler
     assert "TORCHELASTIC_SIGNALS_TO_HANDLE" not in os.environ
+
+
+@pytest.mark.slow
+def test_what_a_process_raises_is_raised_here() -> None:
+    with pytest.raises(DataError, match=r"^a\.jsonl: line 3 at /messages: Broken\.") as caught:
+        run_ranks(rank_programs.raises, num_processes=2)
+    assert (caught.value.num_issues, caught.value.issues[0].fix) == (7, "Mend it.")
 
 
 PROGRAM = """

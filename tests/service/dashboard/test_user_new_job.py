@@ -9,6 +9,7 @@ from service.db import Database
 from service.models import File, Job
 from tests.builders import BASE_ID, Tenant, dataset, make_base, make_file, make_job, make_tenant
 from tests.service.dashboard.conftest import Browser
+from tests.service.dashboard.rows import make_worker
 
 
 @pytest.fixture
@@ -122,9 +123,14 @@ def test_the_estimate(user: Browser, file: File, tenant: Tenant, database: Datab
     assert fragment.status_code == 200
     assert not fragment.text.lstrip().startswith("<!doctype")
     assert "5 epochs of batches of 16" in fragment.text
+    assert "No worker of this server is there now." in fragment.text
     page = user.post("/app/new", {**sent, "estimate": "1"})
     assert "5 epochs of batches of 16" in page.text
     assert _num_jobs(database) == 0
+    with database.transaction() as session:
+        make_worker(session, job_memory_bytes=80 * 10**9, heartbeat_at=database.now())
+    fits = user.post("/app/new/estimate", sent).text
+    assert "is not known: " in fits, "the files of this base are not on this server"
     assert "from 1 to 50" in user.post("/app/new/estimate", {**sent, "hyperparameters.n_epochs": "0"}).text
 
 
