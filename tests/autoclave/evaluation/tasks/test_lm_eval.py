@@ -1,5 +1,5 @@
-"""The package lm-eval itself, where it is installed (it is not in the dev extra: 700 MB with what it needs), on
-tasks whose data are files here."""
+"""The package lm-eval itself, on tasks whose data are files here. Where it is not installed, which is so with
+the dev extra (it takes 700 MB with all it needs), these are skipped."""
 
 from __future__ import annotations
 
