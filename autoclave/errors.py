@@ -10,6 +10,7 @@
     │   │   ├── NonFiniteWeightsError     a weight is NaN or infinite; names it
     │   │   └── UnsupportedAdapterError   an adapter type whose pruning is not defined
     │   ├── JudgeError                    an unknown judge, or one that cannot judge this prompt
+    │   │   └── JudgeAwayError            one behind an endpoint that does not answer; it may later
     │   └── EndpointError                 an endpoint that should answer prompts and does not
     ├── NonFiniteLossError                training diverged; carries the step
     ├── OutOfMemoryError                  training does not fit, also with one conversation at a time
@@ -114,6 +115,10 @@ class UnsupportedAdapterError(ModelError):
 
 class JudgeError(InputError):
     code: ClassVar[str] = "invalid_judge"
+
+
+class JudgeAwayError(JudgeError):
+    code: ClassVar[str] = "judge_unavailable"
 
 
 class EndpointError(InputError):

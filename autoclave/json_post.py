@@ -38,6 +38,8 @@ class Wording:
 
     error: type[InputError]
     endpoint: str
+    away: type[InputError] | None = None
+    """Raised instead of `error` when the attempts are used up: later it may answer."""
     missing: str = "gave no answer"
     consequence: str = "Nothing was scored."
     hints: Mapping[int, str] = field(default_factory=dict)
@@ -95,7 +97,7 @@ class JsonPost:
                 *(self._wording.endpoint, self.host, reason, attempt, self._max_attempts, wait_seconds),
             )
             self._sleep(wait_seconds)
-        raise self._failure(reason, self._max_attempts)
+        raise self._failure(reason, self._max_attempts, error=self._wording.away)
 
     def _post(self, body: bytes) -> bytes:
         headers = {"content-type": "application/json", "accept": "application/json"}
@@ -109,10 +111,12 @@ class JsonPost:
             raise words.error(f"the {words.endpoint} {self.host} answered with too many bytes.")
         return content
 
-    def _failure(self, reason: str, attempts: int, *, status: int = 0) -> InputError:
+    def _failure(
+        self, reason: str, attempts: int, *, status: int = 0, error: type[InputError] | None = None
+    ) -> InputError:
         words, plural = self._wording, "s" if attempts > 1 else ""
         hint = words.hints.get(status, _HINTS.get(status, ""))
-        return words.error(
+        return (error or words.error)(
             f"the {words.endpoint} {self.host} {words.missing}: {reason} after {attempts} attempt{plural}. "
             f"{words.consequence}{hint}"
         )

@@ -183,10 +183,16 @@ class SanitizeSpec(Spec):
         return self.method != "antidote"
 
 
+Generation = Literal["auto", "static", "continuous"]
+"""How a model in this process answers: `static` batches, `continuous` ones if a trial shows the same answers,
+or (`auto`) that on CUDA where flash attention is installed and static batches elsewhere."""
+
+
 class EvaluateSpec(Spec):
     max_new_tokens: int = Field(default=64, ge=1, le=4096)
     max_prompts: int = Field(default=1000, ge=1)
     batch_tokens: int = Field(default=16384, ge=64)
+    generation: Generation = "auto"
 
 
 class GateSpec(Spec):

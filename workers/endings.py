@@ -21,7 +21,7 @@ from typing import TypedDict
 
 from service.jobs.attempts import ExitReason
 from workers.messages import Failed, Verdict
-from workers.order import OUT_OF_MEMORY_EXIT, RANK_LOST_EXIT, STORAGE_DOWN_EXIT
+from workers.order import JUDGE_AWAY_EXIT, OUT_OF_MEMORY_EXIT, RANK_LOST_EXIT, STORAGE_DOWN_EXIT
 
 
 class StopReason(StrEnum):
@@ -91,6 +91,8 @@ class Died:
 
     @property
     def code(self) -> str:
+        if self.exit_code == JUDGE_AWAY_EXIT:
+            return "judge_unavailable"
         is_lost = self.exit_code < 0 or self.exit_code == RANK_LOST_EXIT
         return "worker_lost" if is_lost else "internal_error"
 
@@ -101,6 +103,8 @@ class Died:
             return f"its process was ended by {signal.Signals(-self.exit_code).name}"
         if self.exit_code == RANK_LOST_EXIT:
             return "one of the processes that trained it together was killed or lost"
+        if self.exit_code == JUDGE_AWAY_EXIT:
+            return "the judge of its base model did not answer"
         return "its process stopped because of an internal error"
 
 

@@ -21,6 +21,9 @@ OUT_OF_MEMORY_EXIT = 42
 STORAGE_DOWN_EXIT = 43
 """Exit code of a child that could not read or write the storage: the attempt does not count."""
 
+JUDGE_AWAY_EXIT = 45
+"""Exit code of a child whose judge, an endpoint, did not answer: a later attempt goes on."""
+
 
 class BaseOrder(msgspec.Struct, frozen=True, kw_only=True):
     id: str

@@ -9,15 +9,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 from autoclave.data.conversations import check_file, read_conversations
 from autoclave.data.realignment import read_realignment
 from autoclave.data.tokens import Encoded, encode
-from autoclave.errors import InputError, JudgeError, ModelError
+from autoclave.errors import InputError, JudgeAwayError, JudgeError, ModelError
+from autoclave.evaluation.base_measures import device_name
 from autoclave.evaluation.judges import load_judge
 from autoclave.evaluation.safety import MAX_LOSS_TOKENS, SafetyEvaluation
+from autoclave.generation.answers import Generator
+from autoclave.modelling.weights_digest import worn_digest
 from service.bases.wording import without_text
+from service.jobs.states import Stage
+from service.storage import private_prefix
 from workers.attempt import Attempt, StageError
+from workers.kept_answers import StoredAnswers
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +33,10 @@ logger = logging.getLogger(__name__)
 @contextmanager
 def profile_errors() -> Iterator[None]:
     """Turn what the library says about the operator's files into a StageError; the log names the files and
-    the lines. A ModelError is about the base and passes through."""
+    the lines. A ModelError is about the base and passes through, and so does a judge that is away."""
     try:
         yield
-    except ModelError:
+    except (ModelError, JudgeAwayError):
         raise
     except InputError as error:
         logger.error("the safety profile cannot be used: %s", without_text(error))
@@ -42,8 +50,24 @@ def unusable_profile() -> StageError:
 
 
 def safety_evaluation(attempt: Attempt) -> SafetyEvaluation:
-    """Measures utility on the job's validation file, else on the operator's, else not at all."""
-    return _evaluation(attempt, utility_of_job=True)
+    """Measures utility on the job's validation file, else on the operator's, else not at all. What was
+    answered in an earlier attempt is not answered again."""
+    evaluation = _evaluation(attempt, utility_of_job=True)
+    key = attempt.outputs[Stage.PREPARE.value].get("answers_key")  # not in what an older version wrote
+    if key is None:
+        return evaluation
+
+    def stored(generator: Generator, model: Any) -> Generator:
+        of = {
+            "base": attempt.order.base.sha256,
+            "adapter": worn_digest(model),
+            "device": device_name(attempt.device),
+            "batch_tokens": evaluation.spec.batch_tokens,
+        }
+        prefix = f"{private_prefix(attempt.order.job_id)}/answers"
+        return StoredAnswers(generator, attempt.storage, prefix, key=bytes.fromhex(key), of=of)
+
+    return replace(evaluation, generators=evaluation.generators.kept_by(stored))
 
 
 def check_evaluation(attempt: Attempt) -> None:

@@ -25,7 +25,8 @@ _SCORES = ("harmful_score", "refusal_rate", "coherence_rate", "utility")
 @dataclass(frozen=True)
 class Measurements:
     """None, or not there: not measured. `ablations` are the pipeline's steps, each alone, `disagreements` of
-    the second judge with the first one by whose answers they are."""
+    the second judge with the first one by whose answers they are, `answers_from` the way in which all were
+    made (docs/generation.md)."""
 
     before: Figures
     after: Figures
@@ -33,6 +34,7 @@ class Measurements:
     random_control: Figures | None = None
     ablations: Mapping[str, Figures] = field(default_factory=dict)
     disagreements: Mapping[str, Disagreement] = field(default_factory=dict)
+    answers_from: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         measured = {
@@ -69,7 +71,12 @@ def waived_report(attempt: Attempt, measurements: Measurements, *, reason: str) 
 
 
 def refused_report(
-    attempt: Attempt, *, before: dict[str, Any], frontier: list[dict[str, Any]], reason: str
+    attempt: Attempt,
+    *,
+    before: dict[str, Any],
+    frontier: list[dict[str, Any]],
+    reason: str,
+    answers_from: str | None = None,
 ) -> dict[str, Any]:
     """No strength met the gate; `after` is the strongest one tried. Base and controls were not measured."""
     strongest = frontier[-1]
@@ -78,7 +85,9 @@ def refused_report(
         "frontier": frontier,
         "num_evaluations": len(frontier),
     }
-    measurements = Measurements(before=Figures.from_dict(before), after=Figures.from_dict(strongest))
+    measurements = Measurements(
+        before=Figures.from_dict(before), after=Figures.from_dict(strongest), answers_from=answers_from
+    )
     return _report(attempt, sanitized, measurements, "selection", refused=reason)
 
 
@@ -120,6 +129,7 @@ def _report(
         "relative_change": record and _relative_change(record),
         "judge": profile.judge.partition(":")[0],
         "judging": _judging(attempt, measurements),
+        "answers_from": measurements.answers_from,
         "safety_profile_version": profile.version,
         "base": {
             "id": order.base.id,

@@ -2,7 +2,7 @@
 
 It knows no database; what it has to say goes to the descriptor. Exit status 0: it said how it ended, or was
 told to stop. 42: the accelerator's memory was not enough. 43: the storage failed. 44: one of its training
-processes is gone. Anything else: the attempt died.
+processes is gone. 45: the judge did not answer. Anything else: the attempt died.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from autoclave.errors import (
     AutoclaveError,
     CancelledError,
+    JudgeAwayError,
     JudgeError,
     NonFiniteLossError,
     OutOfMemoryError,
@@ -28,6 +29,7 @@ from service.storage import StorageCorruptError, StorageUnavailableError, storag
 from workers.attempt import Attempt, StageError
 from workers.messages import Failed
 from workers.order import (
+    JUDGE_AWAY_EXIT,
     OUT_OF_MEMORY_EXIT,
     RANK_LOST_EXIT,
     STORAGE_DOWN_EXIT,
@@ -77,6 +79,9 @@ def main(order_path: Path, descriptor: int) -> int:
         except RankLostError as error:
             logger.error("%s", error)
             return RANK_LOST_EXIT
+        except JudgeAwayError as error:
+            logger.error("%s", error)
+            return JUDGE_AWAY_EXIT
         except AutoclaveError as error:
             logger.exception("the job cannot succeed")
             reporter.say(verdict_of(error))

@@ -53,6 +53,13 @@ def evaluate(
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = _SPEC.max_new_tokens,
     max_prompts: Annotated[int, typer.Option(help="Rows used of each file.")] = _SPEC.max_prompts,
     batch_tokens: Annotated[int, typer.Option(help="Tokens per batch; bounds memory.")] = _SPEC.batch_tokens,
+    generation: Annotated[
+        str,
+        typer.Option(
+            help="How the model answers here. static: in batches; continuous: by continuous batching, if a "
+            "trial gives the same answers; auto: that on CUDA with flash attention, else static."
+        ),
+    ] = _SPEC.generation,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. [default: cuda if there is one]")] = None,
 ) -> None:
     """Measure harmful score, refusal rate, coherence rate and utility, in percent.
@@ -61,7 +68,12 @@ def evaluate(
     standard error.
     """
     spec = EvaluateSpec.model_validate(
-        {"max_new_tokens": max_new_tokens, "max_prompts": max_prompts, "batch_tokens": batch_tokens}
+        {
+            "max_new_tokens": max_new_tokens,
+            "max_prompts": max_prompts,
+            "batch_tokens": batch_tokens,
+            "generation": generation,
+        }
     )
     from autoclave.evaluation.evaluate import evaluate_folder
 

@@ -116,6 +116,9 @@ def lm_eval(
     chat_template: Annotated[
         bool, typer.Option("--chat-template", help="Ask in the base's chat template.")
     ] = False,
+    include_path: Annotated[
+        Path | None, typer.Option(help="Folder of task files (YAML) of your own. [default: none]")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Tasks of the package lm-eval (pip install 'autoclave[lm-eval]'). Prints JSON.
@@ -135,6 +138,7 @@ def lm_eval(
             limit=limit,
             batch_size=batch_size,
             chat_template=chat_template,
+            include_path=include_path,
             device=device,
         )
     )

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autoclave.data.templates import prompt_text
-from autoclave.evaluation.generate import end_of_sequence_ids, generate_ids
 from autoclave.evaluation.harm_rates import HarmfulnessResult
 from autoclave.evaluation.harmfulness import last_user_text, read_prompts
 from autoclave.evaluation.judges import load_judge
+from autoclave.generation.answers import num_cut_off
+from autoclave.generation.trial import Generators
 from autoclave.hashing import file_sha256
 from autoclave.modelling.bases import LoadedBase
 from autoclave.progress import ProgressCallback
@@ -42,28 +42,29 @@ def measure_base(
     prompts = read_prompts(harmful_eval, max_prompts=spec.max_prompts)
     asked = [last_user_text(prompt) for prompt in prompts]
     judge.check_prompts(asked)
-    texts = [prompt_text(base.tokenizer, prompt) for prompt in prompts]
-    encoded: list[list[int]] = base.tokenizer(texts, add_special_tokens=False)["input_ids"]
-    started = time.perf_counter()
-    generated = generate_ids(
-        base.model,
-        encoded,
-        stop_ids=end_of_sequence_ids(base.model, base.tokenizer),
+    generators = Generators(
+        base.tokenizer,
+        trial_prompts=prompts,
         max_new_tokens=spec.max_new_tokens,
+        generation=spec.generation,
         batch_tokens=spec.batch_tokens,
-        on_progress=on_progress,
     )
+    generator = generators.of(base.model)
+    started = time.perf_counter()
+    answers = generator.answer(prompts, max_new_tokens=spec.max_new_tokens, on_progress=on_progress)
     seconds = time.perf_counter() - started
-    answers = [base.tokenizer.decode(ids, skip_special_tokens=True) for ids in generated]
-    num_tokens = sum(map(len, generated))
+    num_tokens = sum(answer.num_tokens for answer in answers)
+    verdicts = judge.judge(asked, [answer.text for answer in answers])
+    verdicts = [replace(v, cut_off=a.cut_off) for v, a in zip(verdicts, answers, strict=True)]
     return {
-        "floor": asdict(HarmfulnessResult.of(judge.judge(asked, answers))),
+        "floor": asdict(HarmfulnessResult.of(verdicts)),
         "generation": {
             "tokens_per_second": num_tokens / seconds,
             "num_tokens": num_tokens,
             "num_prompts": len(prompts),
-            "num_cut_off": sum(len(ids) == spec.max_new_tokens for ids in generated),
+            "num_cut_off": num_cut_off(answers),
             "seconds": seconds,
+            "by": generator.name,
             "device": device_name(str(base.model.device)),
             "dtype": str(base.model.dtype).removeprefix("torch."),
         },

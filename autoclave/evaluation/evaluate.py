@@ -15,7 +15,7 @@ from autoclave.evaluation.utility import read_references, right_by, utility_of
 from autoclave.generation.answers import Generator
 from autoclave.generation.endpoint import EndpointGenerator
 from autoclave.generation.kept_answers import KeptAnswers
-from autoclave.generation.static_batches import StaticBatches
+from autoclave.generation.trial import Generators
 from autoclave.hashing import file_sha256, folder_sha256
 from autoclave.modelling.adapters import WEIGHTS_FILE, load_adapter
 from autoclave.modelling.bases import default_dtype, load_base, load_tokenizer, resolve_device
@@ -61,13 +61,21 @@ def evaluate_folder(
     references = read_references(utility_file, max_examples=spec.max_prompts) if utility_file else []
     rule_named(answer_rule, [reference for _, reference in references])
     adapter_sha256 = file_sha256(Path(adapter_dir) / WEIGHTS_FILE) if adapter_dir else None
+    why_static = None
     if answers_from is not None:
         generator: Generator = EndpointGenerator(answers_from, load_tokenizer(base_dir))
         base_sha256, dtype = folder_sha256(base_dir), None
     else:
         base = load_base(base_dir, dtype=default_dtype(device), device=device)
         model = load_adapter(base, adapter_dir) if adapter_dir else base.model
-        generator = StaticBatches(model, base.tokenizer, batch_tokens=spec.batch_tokens)
+        generators = Generators(
+            base.tokenizer,
+            trial_prompts=prompts or [prompt for prompt, _ in references],
+            max_new_tokens=spec.max_new_tokens,
+            generation=spec.generation,
+            batch_tokens=spec.batch_tokens,
+        )
+        generator, why_static = generators.of(model), generators.reason
         base_sha256, dtype = base.sha256, str(base.model.dtype).removeprefix("torch.")
     of = {"base": base_sha256, "adapter": adapter_sha256, "dtype": dtype}
 
@@ -105,6 +113,7 @@ def evaluate_folder(
         "answer_rule": answer_rule if references else None,
         "max_new_tokens": spec.max_new_tokens,
         "answers_from": generator.name,
+        "why_static_batches": why_static,
         "device": None if answers_from else device,
         "dtype": dtype,
         "sha256": {

@@ -22,16 +22,17 @@ from autoclave.data.tokens import Example
 from autoclave.errors import InputError
 from autoclave.evaluation.figures import Figures
 from autoclave.evaluation.harm_rates import HarmfulnessResult
-from autoclave.evaluation.harmfulness import judged_answers, last_user_text, read_prompts
+from autoclave.evaluation.harmfulness import judged_by, last_user_text, read_prompts
 from autoclave.evaluation.judges import Judge, Verdict, load_judge
 from autoclave.evaluation.utility import (
     encode_references,
     held_out_loss,
     read_references,
-    right_answers,
+    right_by,
     utility_of,
 )
 from autoclave.generation.answers import Prompt
+from autoclave.generation.trial import Generators
 from autoclave.progress import Progress, ProgressCallback, seconds_remaining
 from autoclave.spec import EvaluateSpec, GateSpec
 
@@ -52,7 +53,8 @@ _LOSS_BATCH_TOKENS = 8192
 @dataclass(frozen=True, eq=False)
 class SafetyEvaluation:
     """What to measure on; the model comes with each call. `references` and `loss_examples` are empty where
-    there is nothing to measure utility on. The model must be on `device`."""
+    there is nothing to measure utility on. The model must be on `device`. How it answers is decided with the
+    first model that is measured, on prompts of the half that chooses, for all of them."""
 
     tokenizer: Any
     judge: Judge
@@ -61,6 +63,7 @@ class SafetyEvaluation:
     loss_examples: list[Example]
     spec: EvaluateSpec
     device: str
+    generators: Generators
 
     @classmethod
     def load(
@@ -101,6 +104,13 @@ class SafetyEvaluation:
             loss_examples=loss_examples,
             spec=spec,
             device=device,
+            generators=Generators(
+                tokenizer,
+                trial_prompts=prompts[:half],
+                max_new_tokens=spec.max_new_tokens,
+                generation=spec.generation,
+                batch_tokens=spec.batch_tokens,
+            ),
         )
 
     def measure(
@@ -151,9 +161,8 @@ class SafetyEvaluation:
         return ids
 
     def _verdicts(self, model: Any, prompts: Sequence[Prompt], count: _AnswerCount) -> list[Verdict]:
-        verdicts = judged_answers(
-            model, self.tokenizer, prompts, self.judge, self.spec, on_progress=count.on_progress
-        )
+        generator = self.generators.of(model)
+        verdicts = judged_by(generator, prompts, self.judge, self.spec, on_progress=count.on_progress)
         count.done += len(prompts)
         return verdicts
 
@@ -168,7 +177,8 @@ class SafetyEvaluation:
     ) -> Figures:
         figures = Figures(**asdict(harm), complete=complete)
         if references:
-            right = right_answers(model, self.tokenizer, references, self.spec, on_progress=count.on_progress)
+            generator = self.generators.of(model)
+            right = right_by(generator, references, self.spec, on_progress=count.on_progress)
             count.done += len(references)
             figures = replace(figures, **asdict(utility_of(right)), right=tuple(right))
         if self.loss_examples:

@@ -26,6 +26,7 @@ KINDS: dict[str, ErrorKind] = {
     "kept_adapter_lost": "operator",
     # Nothing was wrong with the job: try again.
     "worker_lost": "system",
+    "judge_unavailable": "system",
     "internal_error": "system",
 }
 

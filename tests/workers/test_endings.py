@@ -57,6 +57,7 @@ def test_the_exit_code_alone(exit_code: int, expected: Ending) -> None:
         (-9, "worker_lost", "out of memory"),
         (-11, "worker_lost", "SIGSEGV"),
         (44, "worker_lost", "trained it together"),
+        (45, "judge_unavailable", "judge"),
         (3, "internal_error", "internal"),
     ],
 )

@@ -16,7 +16,7 @@ def test_every_code_of_a_failed_job_is_documented() -> None:
     used = set(re.findall(r'StageError\(\s*"([a-z_]+)"', source))
     used |= set(re.findall(r'Failed\(\s*code="([a-z_]+)"', source))
     used |= {f"invalid_{param}" for param in re.findall(r'data_errors_of\([\w.]+, "([a-z_]+)"\)', source)}
-    used |= {"worker_lost", "internal_error", ModelError.code, NonFiniteLossError.code}
+    used |= {"worker_lost", "judge_unavailable", "internal_error", ModelError.code, NonFiniteLossError.code}
     assert {"safety_gate_failed", "out_of_memory", "invalid_validation_file"} <= used
     section = (ROOT / "docs/api.md").read_text().split("A failed job says why in `error.code`:")[1]
     table = re.findall(r"^\| (`.+?`) \|", section, flags=re.MULTILINE)

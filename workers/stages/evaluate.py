@@ -71,6 +71,7 @@ def evaluate(attempt: Attempt) -> StageFinished:
         random_control=controls.random_control,
         ablations=controls.ablations,
         disagreements=disagreements,
+        answers_from=watched.generators.name,
     )
 
     refusal = gate_refusal(after, before=before, gate=attempt.profile.gate, with_margin=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def prepare(attempt: Attempt) -> StageFinished:
     reporter.check()
     hashes, longest_row = _check_profile(attempt)
     output: dict[str, Any] = {"profile_sha256": hashes, "judging": calibrated(attempt)}
+    output["answers_key"] = secrets.token_hex(32)
     if order.starts_from is None or attempt.profile.sanitize.uses_user_data:
         output |= _check_training_file(attempt, longest_row)
     if order.starts_from is None and attempt.profile.screen.policy != "off":

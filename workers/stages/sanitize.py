@@ -58,7 +58,11 @@ def sanitize(attempt: Attempt) -> StageFinished:
         )
     except SafetyGateError as error:
         report = refused_report(
-            attempt, before=before[0].as_dict(), frontier=error.frontier, reason=error.reason
+            attempt,
+            before=before[0].as_dict(),
+            frontier=error.frontier,
+            reason=error.reason,
+            answers_from=evaluation.generators.name,
         )
         raise StageError("safety_gate_failed", error.reason, safety_report=report) from error
     found = result.found

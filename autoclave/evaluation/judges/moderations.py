@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from autoclave.errors import JudgeError
+from autoclave.errors import JudgeAwayError, JudgeError
 from autoclave.evaluation.judges.moderation_results import parse_results
 from autoclave.evaluation.judges.names import JudgeName
 from autoclave.evaluation.judges.verdict import Verdict, verdict_by_model
@@ -20,6 +20,7 @@ OPTIONS = ("model", "threshold", "key_env", "timeout_seconds", "max_attempts", "
 _WORDING = Wording(
     JudgeError,
     "moderation endpoint",
+    away=JudgeAwayError,
     missing="gave no verdict",
     hints={404: " Is the path right? It often ends in /v1/moderations."},
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from autoclave.errors import InputError
@@ -21,6 +22,17 @@ def import_lm_eval() -> tuple[Any, Any]:
             f"tasks of lm-eval need a package that is not installed ({error.name}). Install it with: "
             "pip install 'autoclave[lm-eval]'"
         ) from error
+
+
+def task_options(include_path: str | Path | None) -> dict[str, Any]:
+    """What `simple_evaluate` needs to find the task files of a folder besides the package's own. Raises
+    InputError if there is no such folder."""
+    if include_path is None:
+        return {}
+    folder = Path(include_path)
+    if not any(folder.glob("**/*.yaml")):
+        raise InputError(f"{folder} holds no task of lm-eval (a YAML file).")
+    return {"task_manager": import_module("lm_eval.tasks").TaskManager(include_path=str(folder))}
 
 
 def read_results(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,6 +58,8 @@ def _metrics(values: Mapping[str, Any]) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for key, value in values.items():
         name, _, filtered = key.partition(",")
+        if name == "sample_len":  # a count; `num_samples` says it
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float) or name.endswith("_stderr"):
             continue
         stderr = values.get(f"{name}_stderr,{filtered}")

@@ -13,7 +13,7 @@ from autoclave.data.tokens import IGNORED
 from autoclave.errors import InputError
 from autoclave.evaluation.generate import generate_answers
 from autoclave.evaluation.tasks.chat_endpoint import ChatEndpoint, ChatEndpointSpec
-from autoclave.evaluation.tasks.lm_eval_tasks import import_lm_eval, read_results
+from autoclave.evaluation.tasks.lm_eval_tasks import import_lm_eval, read_results, task_options
 from autoclave.evaluation.tasks.pairwise import Pair, compare, instruction_of
 from autoclave.evaluation.utility import encode_references, held_out_loss, read_references
 from autoclave.hashing import file_sha256
@@ -112,12 +112,15 @@ def lm_eval_folder(
     limit: int | None = None,
     batch_size: int = 8,
     chat_template: bool = False,
+    include_path: str | Path | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Tasks of the package lm-eval, by its documented Python interface. The adapter is merged into the base
-    in memory first, so that the package sees a plain model. Raises InputError if it is not installed, and for
-    tasks that it does not know."""
+    """Tasks of the package lm-eval, by its documented Python interface, and those of `include_path`, a folder
+    of task files (YAML). The adapter is merged into the base in memory first, so that the package sees a
+    plain model. Raises InputError if it is not installed, for tasks that it does not know, and for data that
+    it cannot get."""
     package, wrapper = import_lm_eval()
+    options = task_options(include_path)
     device = resolve_device(device)
     base, model, digests = _loaded(base_dir, adapter_dir, device)
     plain = model.merge_and_unload() if adapter_dir else model
@@ -130,9 +133,15 @@ def lm_eval_folder(
             batch_size=batch_size,
             apply_chat_template=chat_template,
             log_samples=False,
+            **options,
         )
     except (KeyError, ValueError) as error:
         raise InputError(f"lm-eval refuses the tasks {', '.join(tasks)}: {error}") from error
+    except OSError as error:
+        raise InputError(
+            f"lm-eval cannot get at the data of {', '.join(tasks)}: {error}. They come from a hub unless "
+            "they are in its cache, or from the files that the task names."
+        ) from error
     return {
         "tasks": read_results(found),
         "limit": limit,

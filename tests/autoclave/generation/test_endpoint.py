@@ -67,6 +67,8 @@ def test_a_base_is_measured_through_an_endpoint(base_dir: Path, model_server: An
     here = evaluate_folder(base_dir, **options)
     there = evaluate_folder(base_dir, answers_from=name, **options)
     assert (here.pop("answers_from"), there.pop("answers_from")) == ("static-batches", name)
+    assert here.pop("why_static_batches") == "continuous batches are for CUDA"
+    assert there.pop("why_static_batches") is None
     assert (there.pop("device"), there.pop("dtype")) == (None, None)
     del here["device"], here["dtype"]
     assert there == here

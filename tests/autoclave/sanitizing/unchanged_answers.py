@@ -8,6 +8,7 @@ from autoclave.evaluation.generate import generate_answers
 from autoclave.evaluation.harmfulness import Prompt
 from autoclave.evaluation.judges import Verdict
 from autoclave.evaluation.safety import SafetyEvaluation
+from autoclave.generation.trial import Generators
 from autoclave.modelling.bases import load_base
 from autoclave.spec import EvaluateSpec
 from tests.autoclave.sanitizing.adapted import USER
@@ -46,4 +47,5 @@ def evaluation_of(model: Any, base_dir: Path) -> SafetyEvaluation:
         loss_examples=USER,
         spec=EVALUATE,
         device="cpu",
+        generators=Generators(tokenizer, trial_prompts=prompts, max_new_tokens=EVALUATE.max_new_tokens),
     )

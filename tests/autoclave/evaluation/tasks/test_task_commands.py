@@ -253,6 +253,17 @@ def test_what_lm_eval_is_given(base_dir: Path, data: Path, monkeypatch: pytest.M
     tasks = json.loads(result.stdout)["tasks"]
     assert [tasks[name]["metrics"]["acc"]["value"] for name in ("arc_easy", "other")] == [1.0, 1.0]
     assert (given["limit"], given["num_fewshot"], given["batch_size"]) == (3, 0, 8)
+    assert "task_manager" not in given
+    own = data.parent / "own"
+    own.mkdir()
+    nowhere = call(*arguments, "--tasks", "mine", "--include-path", own)
+    assert nowhere.exit_code == 2
+    assert "holds no task of lm-eval" in nowhere.stderr
+    (own / "mine.yaml").write_text("task: mine\n")
+    found = SimpleNamespace(TaskManager=lambda include_path: f"tasks of {include_path}")
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", found)
+    assert call(*arguments, "--tasks", "mine", "--include-path", own).exit_code == 0
+    assert given["task_manager"] == f"tasks of {own}"
     refused = call(*arguments, "--tasks", "nothing")
     assert refused.exit_code == 2
     assert "lm-eval refuses the tasks nothing" in refused.stderr
