@@ -9,6 +9,7 @@ import typer
 
 from autoclave.commands.reporting import print_result, quiet_libraries
 from autoclave.commands.training_options import (
+    ActivationCheckpointing,
     Base,
     BatchSize,
     CheckpointEvery,
@@ -67,6 +68,7 @@ def align(
     micro_batch_tokens: Annotated[
         int, typer.Option(help="Tokens per forward pass, padding included; changes no result.")
     ] = _TRAIN.micro_batch_tokens,
+    activation_checkpointing: ActivationCheckpointing = _TRAIN.activation_checkpointing,
     seed: Seed = _TRAIN.seed,
     lora_r: Annotated[int, typer.Option(help="Rank of the alignment adapter.")] = _LORA.r,
     lora_alpha: LoraAlpha = _LORA.lora_alpha,
@@ -104,6 +106,7 @@ def align(
             "too_long": too_long,
             "packing": packing,
             "micro_batch_tokens": micro_batch_tokens,
+            "activation_checkpointing": activation_checkpointing,
             "seed": seed,
         }
     )

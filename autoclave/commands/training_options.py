@@ -19,6 +19,13 @@ WeightDecay = Annotated[float, typer.Option(help="AdamW's decoupled decay.")]
 MaxGradNorm = Annotated[float, typer.Option(help="Gradients are clipped to this norm.")]
 MaxSeqLength = Annotated[int, typer.Option(help="Longest example in tokens.")]
 TooLong = Annotated[str, typer.Option(help="What to do with longer ones: truncate or refuse.")]
+ActivationCheckpointing = Annotated[
+    str,
+    typer.Option(
+        help="on, off or auto: compute decoder blocks again in the backward pass instead of keeping what "
+        "they gave, for less memory and the same weights; auto where the memory is too small otherwise."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Of the adapter's start, order and dropout.")]
 LoraAlpha = Annotated[float, typer.Option(help="The adapter is scaled by lora_alpha / rank.")]
 LoraDropout = Annotated[float, typer.Option(help="Dropout on the input of the adapter.")]
@@ -44,7 +51,14 @@ MethodSettings = Annotated[
 ]
 
 
-_OF_ALL_FUSED_JOBS = ("base", "fuse", "fuse_width", "micro_batch_tokens", "device")
+_OF_ALL_FUSED_JOBS = (
+    "base",
+    "fuse",
+    "fuse_width",
+    "micro_batch_tokens",
+    "activation_checkpointing",
+    "device",
+)
 
 
 def refuse_options_of_one_job(context: typer.Context) -> None:

@@ -68,7 +68,6 @@ def align_folder(
             )
         objective = align_objective(method, encoded.examples, attack.examples if attack else ())
         model = attach(base.model, lora, seed=train.seed)
-        memory = estimated_bytes(model, train, method, encoded, attack, device=device)
         result = finetune(
             model,
             encoded.examples,
@@ -78,6 +77,10 @@ def align_folder(
             on_progress=report,
             checkpoint=store,
             checkpoint_every_steps=checkpoint_every_steps,
+        )
+        checkpointing = result.activation_checkpointing
+        memory = estimated_bytes(
+            model, train, method, encoded, attack, device=device, checkpointing=checkpointing
         )
         merged = model.merge_and_unload()
         refuse_non_finite(dict(merged.named_parameters()), Path(out_dir))

@@ -86,7 +86,6 @@ def finetune_folder(
         safe = None if alignment_file is None else encode_for(train, base.tokenizer, alignment_file, cache)
         objective = finetune_objective(method, safe.examples if safe else ())
         model = attach(base.model, lora, seed=train.seed)
-        memory = estimated_bytes(model, train, method, encoded, safe, device=device)
         result = finetune(
             model,
             encoded.examples,
@@ -99,6 +98,10 @@ def finetune_folder(
             checkpoint_every_steps=checkpoint_every_steps,
             ranks=ranks,
             compile_backend="inductor" if compile_blocks else None,
+        )
+        checkpointing = result.activation_checkpointing
+        memory = estimated_bytes(
+            model, train, method, encoded, safe, device=device, checkpointing=checkpointing
         )
         record = {
             **training_record(method, lora, train, encoded, result, memory=memory),
@@ -148,18 +151,31 @@ def training_record(
         "first_loss": result.losses[0],
         "last_loss": result.losses[-1],
         "micro_batch_tokens": result.micro_batch_tokens,
+        "activation_checkpointing": result.activation_checkpointing,
         "estimated_memory_bytes": memory,
         "peak_memory_bytes": result.peak_memory_bytes or peak_resident_bytes(),
     }
 
 
 def estimated_bytes(
-    model: Any, train: TrainSpec, method: TrainingMethod, *data: Encoded | None, device: str
+    model: Any,
+    train: TrainSpec,
+    method: TrainingMethod,
+    *data: Encoded | None,
+    device: str,
+    checkpointing: bool | None = None,
 ) -> int | None:
-    """What training on all of `data` needs, before it starts; None for an architecture that the formula does
-    not know."""
+    """What training on all of `data` needs by `memory.estimate_memory`; None for an architecture that the
+    formula does not know."""
     longest = max((len(example) for each in data if each for example in each.examples), default=0)
-    found = estimate_of_model(model, train, method, longest_row=longest, device=torch.device(device))
+    found = estimate_of_model(
+        model,
+        train,
+        method,
+        longest_row=longest,
+        device=torch.device(device),
+        checkpointing=checkpointing,
+    )
     return None if found is None else found.total
 
 

@@ -16,7 +16,7 @@ from autoclave.modelling.adapters import WEIGHTS_FILE, write_adapter
 from autoclave.modelling.bases import LoadedBase, default_dtype, load_base, resolve_device
 from autoclave.outputs import output_folder
 from autoclave.progress import Progress, ProgressCallback
-from autoclave.spec import SftSpec
+from autoclave.spec import ActivationCheckpointing, SftSpec
 from autoclave.training.finetune import (
     encode_for,
     peak_resident_bytes,
@@ -38,6 +38,7 @@ def finetune_fused_folders(
     width: int = 8,
     row_tokens: int = 8192,
     device: str | None = None,
+    activation_checkpointing: ActivationCheckpointing = "auto",
     on_progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Trains the jobs of `fuse_file` (`fuse_file.read_fuse_file`) together and writes each adapter, which is
@@ -76,7 +77,15 @@ def finetune_fused_folders(
             return
         records[index] |= _write(base, entry, encoded[index], outcome, num_jobs=len(entries), device=device)
 
-    finetune_fused(base.model, jobs, device=device, width=width, row_tokens=row_tokens, on_end=on_end)
+    finetune_fused(
+        base.model,
+        jobs,
+        device=device,
+        width=width,
+        row_tokens=row_tokens,
+        on_end=on_end,
+        activation_checkpointing=activation_checkpointing,
+    )
     return {
         "jobs": records,
         "seconds": round(time.perf_counter() - began, 3),
