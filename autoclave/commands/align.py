@@ -25,6 +25,7 @@ from autoclave.commands.training_options import (
     Schedule,
     Seed,
     TargetModules,
+    TokenCacheFolder,
     TooLong,
     WarmupRatio,
     WeightDecay,
@@ -76,6 +77,14 @@ def align(
     target_modules: TargetModules = _TARGET_MODULES,
     checkpoints: Checkpoints = None,
     checkpoint_every: CheckpointEvery = 100,
+    token_cache: TokenCacheFolder = None,
+    adapter_out: Annotated[
+        Path | None,
+        typer.Option(
+            help="New folder for the alignment LoRA itself, unmerged: finetune --continue-from trains it "
+            "further on the base that was aligned (docs/defences.md)."
+        ),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Make an aligned base: train a LoRA on safe answers, merge it, write the whole model.
@@ -126,6 +135,8 @@ def align(
             device=device,
             checkpoint_dir=checkpoints,
             checkpoint_every_steps=checkpoint_every,
+            token_cache=token_cache,
+            adapter_out=adapter_out,
             on_progress=on_progress,
         )
     print_result(record)

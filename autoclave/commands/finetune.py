@@ -34,6 +34,7 @@ from autoclave.commands.training_options import (
     parsed_settings,
     parsed_target_modules,
     refuse_options_of_one_job,
+    refuse_shape_of_adapter,
 )
 from autoclave.defences.methods import finetune_method, refuse_wrong_alignment_data
 from autoclave.errors import InputError
@@ -151,6 +152,13 @@ def finetune(
     compile_blocks: Annotated[
         bool, typer.Option("--compile", help="Compile the decoder blocks (CUDA): slow to start, then faster.")
     ] = False,
+    continue_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of an alignment LoRA (align --adapter-out): train it further on its base instead of "
+            "a new one. Its shape is taken; sanitise the result with --aligned-adapter."
+        ),
+    ] = None,
     device: Device = None,
     processes: Annotated[
         int,
@@ -165,7 +173,7 @@ def finetune(
     """Train a LoRA adapter on chat JSONL. The result is NOT sanitised.
 
     With --fuse, several adapters at once; of the other options only --base, --fuse-width,
-    --micro-batch-tokens, --activation-checkpointing and --device go with it.
+    --micro-batch-tokens, --activation-checkpointing, --token-cache and --device go with it.
 
     Only assistant messages are learned, and of those only the ones with a weight other than 0, unless
     --train-on-inputs is given. The same seed gives the same losses. Prints a summary as JSON.
@@ -176,12 +184,15 @@ def finetune(
             "width": fuse_width,
             "row_tokens": micro_batch_tokens,
             "activation_checkpointing": train.activation_checkpointing,
+            "token_cache": token_cache,
             "device": device,
         }
         _finetune_fused(context, base, fuse, shared)
         return
     if data is None or out is None:
         raise InputError("--data and --out are needed, or --fuse with a list of jobs.")
+    if continue_from is not None:
+        refuse_shape_of_adapter(context)
     chosen = finetune_method(method, parsed_settings(method_setting))
     refuse_wrong_alignment_data(chosen, alignment_data)
     lora = LoraSpec.model_validate(
@@ -223,6 +234,7 @@ def finetune(
         "checkpoint_every_steps": checkpoint_every,
         "token_cache": token_cache,
         "compile_blocks": compile_blocks,
+        "continue_from": continue_from,
     }
     if processes == 1:
         record = _finetune_here(folders, options)

@@ -57,8 +57,12 @@ _OF_ALL_FUSED_JOBS = (
     "fuse_width",
     "micro_batch_tokens",
     "activation_checkpointing",
+    "token_cache",
     "device",
 )
+
+
+_SHAPE = ("lora_r", "lora_alpha", "lora_dropout", "target_modules")
 
 
 def refuse_options_of_one_job(context: typer.Context) -> None:
@@ -72,6 +76,15 @@ def refuse_options_of_one_job(context: typer.Context) -> None:
             f"{parameter.opts[0]} is of one job and does not go with --fuse; write it into the entries of "
             "the file. Methods other than sft, checkpoints and dropout are not fused."
         )
+
+
+def refuse_shape_of_adapter(context: typer.Context) -> None:
+    """Raises InputError if an option says what the adapter that is continued has already."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name in _SHAPE and source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"{parameter.opts[0]} is that of the adapter that --continue-from names.")
 
 
 def parsed_settings(pairs: list[str] | None) -> dict[str, str]:

@@ -177,3 +177,19 @@ def test_activation_checkpointing_is_of_all_jobs(
     assert status == 2
     assert "activation_checkpointing" in err
     assert fuse(base_dir, entries, tmp_path, "--activation-checkpointing", "on")[0] == 0
+
+
+def test_tokens_are_kept_for_the_next_run(
+    base_dir: Path, entries: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    assert fuse(base_dir, entries, tmp_path, "--token-cache", cache)[0] == 0
+    assert len(list(cache.glob("*.safetensors"))) == 3, "two trainings and a validation"
+    first = load_file(Path(entries[0]["out"]) / "adapter_model.safetensors")
+    for entry in entries:
+        entry["out"] += "-again"
+    monkeypatch.setattr("autoclave.data.token_cache.encode", None)  # nobody tokenises
+    status, _, err = fuse(base_dir, entries, tmp_path, "--token-cache", cache)
+    assert status == 0, err
+    again = load_file(Path(entries[0]["out"]) / "adapter_model.safetensors")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
