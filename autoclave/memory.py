@@ -5,7 +5,8 @@
     optimizer    12 bytes per LoRA parameter: its gradient and AdamW's two moments, float32
     activations  per token of a forward pass: b * (L * (8 h + 4 i) + 3 m r) for what the L decoder layers and
                  m adapters keep for the backward pass; and 12 V for the logits of as many tokens as have
-                 them at once (training/head_loss.py)
+                 them at once (training/head_loss.py). With activation checkpointing the blocks keep their
+                 inputs, and one of them everything: b * (L h + 8 h + 4 i + 3 m r / L)
 
     defence      what the method keeps beside that (0 for plain training), for P LoRA parameters, t tokens of
                  a forward pass and T of a whole step:
@@ -126,8 +127,11 @@ def estimate_memory(
     longest_row: int,
     device: Device,
     method: TrainingMethod = _PLAIN,
+    checkpointing: bool | None = None,
 ) -> MemoryEstimate:
-    """`longest_row` is in tokens, after the cut at `max_seq_length`. Raises ModelError."""
+    """`longest_row` is in tokens, after the cut at `max_seq_length`. `checkpointing` says whether decoder
+    blocks are computed again in the backward pass; None: only where the spec asks for it. Raises ModelError.
+    """
     width = _BYTES_PER_NUMBER[device]
     layers = adapted_layers(shapes, lora.target_modules)
     lora_parameters = sum(lora.r * (rows + columns) for rows, columns in layers.values())
@@ -140,7 +144,10 @@ def estimate_memory(
     intermediate = max(max(s) for n, s in shapes.items() if len(s) == 2 and s != embedding)
     num_layers = len({part for name in shapes if (part := _layer_of(name)) is not None})
     tokens = max(longest_row, min(train.micro_batch_tokens, train.batch_size * longest_row))
-    per_token = width * (num_layers * (8 * hidden + 4 * intermediate) + 3 * len(layers) * lora.r)
+    of_blocks = num_layers * (8 * hidden + 4 * intermediate) + 3 * len(layers) * lora.r
+    if train.activation_checkpointing == "on" if checkpointing is None else checkpointing:
+        of_blocks = num_layers * hidden + math.ceil(of_blocks / max(1, num_layers))
+    per_token = width * of_blocks
     base = width * sum(math.prod(shape) for shape in shapes.values())
     adapter, optimizer = 4 * lora_parameters, 12 * lora_parameters
     logits = 12 * min(tokens * vocabulary, LOGITS_AT_ONCE[device])

@@ -16,7 +16,8 @@ class Progress:
     """One report. `step` of `total_steps` are done; `seconds_remaining` is measured, never guessed
     from a model: None until there is something to measure. `valid_loss` (nats per trained token) was measured
     after exactly this step. `micro_batch_tokens` is the most that is computed at once: less than was asked
-    for once the memory ran out. Accuracies are shares of trained tokens with the highest logit."""
+    for once the memory ran out. `activation_checkpointing`: blocks are computed again. Accuracies are shares
+    of trained tokens with the highest logit."""
 
     stage: str
     step: int
@@ -29,6 +30,7 @@ class Progress:
     accuracy: float | None = None
     valid_accuracy: float | None = None
     micro_batch_tokens: int | None = None
+    activation_checkpointing: bool = False
 
 
 ProgressCallback = Callable[[Progress], None]

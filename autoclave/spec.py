@@ -39,6 +39,9 @@ class LoraSpec(Spec):
     )
 
 
+ActivationCheckpointing = Literal["auto", "on", "off"]
+
+
 class EarlyStopping(Spec):
     """Stop after `patience` evaluations in a row of which none was at least `min_delta` (nats per trained
     token) below the loss it had to beat, and go back to the weights with the lowest validation loss."""
@@ -54,7 +57,9 @@ class TrainSpec(Spec):
     `packing` puts the conversations of a step into rows without padding: other speed and memory, the same
     step. `train_on_inputs` trains every token except answers of weight 0, else answers alone.
     `evaluations_per_epoch` is how often the validation loss is measured, where there is a validation set;
-    `early_stopping` needs one.
+    `early_stopping` needs one. `activation_checkpointing` computes what a decoder block gave again in the
+    backward pass instead of keeping it: less memory, more time, the same weights. "auto" does so only where
+    the memory is too small otherwise (`training.activation_memory`).
     """
 
     n_epochs: int = Field(default=3, ge=1, le=50)
@@ -70,6 +75,7 @@ class TrainSpec(Spec):
     train_on_inputs: bool = False
     evaluations_per_epoch: int = Field(default=1, ge=1, le=20)
     early_stopping: EarlyStopping | None = None
+    activation_checkpointing: ActivationCheckpointing = "auto"
     micro_batch_tokens: int = Field(default=8192, ge=64)
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
 

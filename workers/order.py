@@ -117,6 +117,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """2 after a first attempt ran out of memory: less at a time, the same effective batch."""
     num_processes: int = 1
     """That train together; 0: one for each GPU."""
+    memory_bytes: int = 0
+    """Device memory that the job may use; 0: all there is."""
 
     @property
     def stop_flag(self) -> Path:

@@ -37,6 +37,7 @@ def order_from_job(
     wandb_folder: Path | None = None,
     num_processes: int = 1,
     token_cache: TokenCacheOrder | None = None,
+    memory_bytes: int = 0,
 ) -> Order:
     """`wandb_folder` is where runs are written that are not sent; by default they go with the scratch."""
     job = session.get_one(Job, claim.job_id)
@@ -76,6 +77,7 @@ def order_from_job(
         worker=claim.owner,
         request_id=claim.request_id,
         num_processes=num_processes,
+        memory_bytes=memory_bytes,
     )
 
 

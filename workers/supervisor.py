@@ -228,6 +228,7 @@ class Supervisor:
                 wandb_folder=self._wandb_folder(scratch),
                 num_processes=self._settings.worker_processes,
                 token_cache=self._token_cache(),
+                memory_bytes=self._settings.worker_memory_bytes,
             )
 
     def _token_cache(self) -> TokenCacheOrder | None:

@@ -9,6 +9,7 @@ import typer
 
 from autoclave.commands.reporting import print_result, quiet_libraries
 from autoclave.commands.training_options import (
+    ActivationCheckpointing,
     Base,
     BatchSize,
     CheckpointEvery,
@@ -24,6 +25,7 @@ from autoclave.commands.training_options import (
     Schedule,
     Seed,
     TargetModules,
+    TokenCacheFolder,
     TooLong,
     WarmupRatio,
     WeightDecay,
@@ -67,6 +69,7 @@ def align(
     micro_batch_tokens: Annotated[
         int, typer.Option(help="Tokens per forward pass, padding included; changes no result.")
     ] = _TRAIN.micro_batch_tokens,
+    activation_checkpointing: ActivationCheckpointing = _TRAIN.activation_checkpointing,
     seed: Seed = _TRAIN.seed,
     lora_r: Annotated[int, typer.Option(help="Rank of the alignment adapter.")] = _LORA.r,
     lora_alpha: LoraAlpha = _LORA.lora_alpha,
@@ -74,6 +77,14 @@ def align(
     target_modules: TargetModules = _TARGET_MODULES,
     checkpoints: Checkpoints = None,
     checkpoint_every: CheckpointEvery = 100,
+    token_cache: TokenCacheFolder = None,
+    adapter_out: Annotated[
+        Path | None,
+        typer.Option(
+            help="New folder for the alignment LoRA itself, unmerged: finetune --continue-from trains it "
+            "further on the base that was aligned (docs/defences.md)."
+        ),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Make an aligned base: train a LoRA on safe answers, merge it, write the whole model.
@@ -104,6 +115,7 @@ def align(
             "too_long": too_long,
             "packing": packing,
             "micro_batch_tokens": micro_batch_tokens,
+            "activation_checkpointing": activation_checkpointing,
             "seed": seed,
         }
     )
@@ -123,6 +135,8 @@ def align(
             device=device,
             checkpoint_dir=checkpoints,
             checkpoint_every_steps=checkpoint_every,
+            token_cache=token_cache,
+            adapter_out=adapter_out,
             on_progress=on_progress,
         )
     print_result(record)

@@ -11,6 +11,7 @@ import typer
 
 from autoclave.commands.reporting import EXIT_FAILURE, print_result, quiet_libraries
 from autoclave.commands.training_options import (
+    ActivationCheckpointing,
     Base,
     BatchSize,
     CheckpointEvery,
@@ -33,6 +34,7 @@ from autoclave.commands.training_options import (
     parsed_settings,
     parsed_target_modules,
     refuse_options_of_one_job,
+    refuse_shape_of_adapter,
 )
 from autoclave.defences.methods import finetune_method, refuse_wrong_alignment_data
 from autoclave.errors import InputError
@@ -58,9 +60,7 @@ def _early_stopping(
     return {"patience": patience} if min_delta is None else {"patience": patience, "min_delta": min_delta}
 
 
-def _finetune_fused(
-    context: typer.Context, base: Path, fuse: Path, *, width: int, row_tokens: int, device: str | None
-) -> None:
+def _finetune_fused(context: typer.Context, base: Path, fuse: Path, options: dict[str, Any]) -> None:
     refuse_options_of_one_job(context)
     refuse_several_processes("--fuse")
     entries = read_fuse_file(fuse)
@@ -68,15 +68,7 @@ def _finetune_fused(
 
     quiet_libraries()
     with progress_bar() as on_progress:
-        record = finetune_fused_folders(
-            base,
-            entries,
-            fuse,
-            width=width,
-            row_tokens=row_tokens,
-            device=device,
-            on_progress=on_progress,
-        )
+        record = finetune_fused_folders(base, entries, fuse, **options, on_progress=on_progress)
     print_result(record)
     if any("error" in job for job in record["jobs"]):
         raise typer.Exit(EXIT_FAILURE)
@@ -145,6 +137,7 @@ def finetune(
     micro_batch_tokens: Annotated[
         int, typer.Option(help="Tokens per forward pass, padding included; bounds memory, changes no result.")
     ] = _TRAIN.micro_batch_tokens,
+    activation_checkpointing: ActivationCheckpointing = _TRAIN.activation_checkpointing,
     seed: Seed = _TRAIN.seed,
     lora_r: Annotated[int, typer.Option(help="Rank of the adapter.")] = _LORA.r,
     lora_alpha: LoraAlpha = _LORA.lora_alpha,
@@ -159,6 +152,13 @@ def finetune(
     compile_blocks: Annotated[
         bool, typer.Option("--compile", help="Compile the decoder blocks (CUDA): slow to start, then faster.")
     ] = False,
+    continue_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of an alignment LoRA (align --adapter-out): train it further on its base instead of "
+            "a new one. Its shape is taken; sanitise the result with --aligned-adapter."
+        ),
+    ] = None,
     device: Device = None,
     processes: Annotated[
         int,
@@ -173,16 +173,26 @@ def finetune(
     """Train a LoRA adapter on chat JSONL. The result is NOT sanitised.
 
     With --fuse, several adapters at once; of the other options only --base, --fuse-width,
-    --micro-batch-tokens and --device go with it.
+    --micro-batch-tokens, --activation-checkpointing, --token-cache and --device go with it.
 
     Only assistant messages are learned, and of those only the ones with a weight other than 0, unless
     --train-on-inputs is given. The same seed gives the same losses. Prints a summary as JSON.
     """
     if fuse is not None:
-        _finetune_fused(context, base, fuse, width=fuse_width, row_tokens=micro_batch_tokens, device=device)
+        train = TrainSpec.model_validate({"activation_checkpointing": activation_checkpointing})
+        shared: dict[str, Any] = {
+            "width": fuse_width,
+            "row_tokens": micro_batch_tokens,
+            "activation_checkpointing": train.activation_checkpointing,
+            "token_cache": token_cache,
+            "device": device,
+        }
+        _finetune_fused(context, base, fuse, shared)
         return
     if data is None or out is None:
         raise InputError("--data and --out are needed, or --fuse with a list of jobs.")
+    if continue_from is not None:
+        refuse_shape_of_adapter(context)
     chosen = finetune_method(method, parsed_settings(method_setting))
     refuse_wrong_alignment_data(chosen, alignment_data)
     lora = LoraSpec.model_validate(
@@ -209,6 +219,7 @@ def finetune(
             "evaluations_per_epoch": evaluations_per_epoch,
             "early_stopping": _early_stopping(early_stopping_patience, early_stopping_min_delta, validation),
             "micro_batch_tokens": micro_batch_tokens,
+            "activation_checkpointing": activation_checkpointing,
             "seed": seed,
         }
     )
@@ -223,6 +234,7 @@ def finetune(
         "checkpoint_every_steps": checkpoint_every,
         "token_cache": token_cache,
         "compile_blocks": compile_blocks,
+        "continue_from": continue_from,
     }
     if processes == 1:
         record = _finetune_here(folders, options)

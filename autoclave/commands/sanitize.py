@@ -49,6 +49,13 @@ def sanitize(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="New folder for the adapter and sanitization.json.")],
+    aligned_adapter: Annotated[
+        Path | None,
+        typer.Option(
+            help="The alignment LoRA that the adapter was continued from (finetune --continue-from): masked "
+            "entries are set back to it instead of to zero. With --method antidote."
+        ),
+    ] = None,
     max_seq_length: Annotated[int, typer.Option(min=8, help="Longer examples are cut, in tokens.")] = 2048,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda if there is one.")] = None,
 ) -> None:
@@ -75,6 +82,7 @@ def sanitize(
                 strength=strength,
                 gate_file=gate,
                 user_data=user_data,
+                aligned_adapter=aligned_adapter,
                 max_seq_length=max_seq_length,
                 device=device,
                 on_progress=on_progress,

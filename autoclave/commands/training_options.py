@@ -19,6 +19,13 @@ WeightDecay = Annotated[float, typer.Option(help="AdamW's decoupled decay.")]
 MaxGradNorm = Annotated[float, typer.Option(help="Gradients are clipped to this norm.")]
 MaxSeqLength = Annotated[int, typer.Option(help="Longest example in tokens.")]
 TooLong = Annotated[str, typer.Option(help="What to do with longer ones: truncate or refuse.")]
+ActivationCheckpointing = Annotated[
+    str,
+    typer.Option(
+        help="on, off or auto: compute decoder blocks again in the backward pass instead of keeping what "
+        "they gave, for less memory and the same weights; auto where the memory is too small otherwise."
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Of the adapter's start, order and dropout.")]
 LoraAlpha = Annotated[float, typer.Option(help="The adapter is scaled by lora_alpha / rank.")]
 LoraDropout = Annotated[float, typer.Option(help="Dropout on the input of the adapter.")]
@@ -44,7 +51,18 @@ MethodSettings = Annotated[
 ]
 
 
-_OF_ALL_FUSED_JOBS = ("base", "fuse", "fuse_width", "micro_batch_tokens", "device")
+_OF_ALL_FUSED_JOBS = (
+    "base",
+    "fuse",
+    "fuse_width",
+    "micro_batch_tokens",
+    "activation_checkpointing",
+    "token_cache",
+    "device",
+)
+
+
+_SHAPE = ("lora_r", "lora_alpha", "lora_dropout", "target_modules")
 
 
 def refuse_options_of_one_job(context: typer.Context) -> None:
@@ -58,6 +76,15 @@ def refuse_options_of_one_job(context: typer.Context) -> None:
             f"{parameter.opts[0]} is of one job and does not go with --fuse; write it into the entries of "
             "the file. Methods other than sft, checkpoints and dropout are not fused."
         )
+
+
+def refuse_shape_of_adapter(context: typer.Context) -> None:
+    """Raises InputError if an option says what the adapter that is continued has already."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name in _SHAPE and source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"{parameter.opts[0]} is that of the adapter that --continue-from names.")
 
 
 def parsed_settings(pairs: list[str] | None) -> dict[str, str]:

@@ -48,6 +48,10 @@ class Booster(Objective):
     def method(self) -> BoosterSpec:
         return self._spec
 
+    @property
+    def longest_row(self) -> int:
+        return max(map(len, self._harmful))
+
     def begin(self, training: Training) -> None:
         super().begin(training)
         self._order = training.other_order(len(self._harmful))

@@ -51,6 +51,10 @@ class Lisa(Objective):
     def method(self) -> LisaSpec:
         return self._spec
 
+    @property
+    def longest_row(self) -> int:
+        return max(map(len, self._examples))
+
     def begin(self, training: Training) -> None:
         super().begin(training)
         self._order = training.other_order(len(self._examples))

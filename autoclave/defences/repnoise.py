@@ -76,6 +76,10 @@ class Repnoise(Objective):
     def method(self) -> RepnoiseSpec:
         return self._spec
 
+    @property
+    def longest_row(self) -> int:
+        return max(map(len, self._harmful))
+
     def begin(self, training: Training) -> None:
         super().begin(training)
         if training.packing:

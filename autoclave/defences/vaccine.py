@@ -54,9 +54,10 @@ class Vaccine(Objective):
         total, num_right = torch.zeros((2,), device=training.device)
         for batch, per_layer in zip(batches, gradients, strict=True):
             perturbations = [gradient * scale.to(gradient.dtype) for gradient in per_layer]
+            # Until the backward pass is over: it may compute the blocks again.
             with changed_outputs(self._attentions, _adding(perturbations)):
                 loss, _, right = training.token_loss(training.model, batch)
-            torch.autograd.backward(loss / num_trained)
+                torch.autograd.backward(loss / num_trained)
             total += loss.detach()
             num_right += right
         return StepFigures(total / num_trained, num_right / num_trained, num_trained, sum(map(len, examples)))
@@ -69,13 +70,14 @@ class Vaccine(Objective):
         added: dict[int, Tensor] = {}
 
         def add_zero(layer: int, output: Tensor) -> Tensor:
-            added[layer] = torch.zeros_like(output).requires_grad_()
+            if layer not in added:  # else the backward pass computes the block again
+                added[layer] = torch.zeros_like(output).requires_grad_()
             return output + added[layer]
 
         with changed_outputs(self._attentions, add_zero):
             loss, _, _ = self.training.token_loss(self.training.model, batch)
-        layers = [added[layer] for layer in range(len(self._attentions))]
-        return list(torch.autograd.grad(loss / num_trained, layers))
+            layers = [added[layer] for layer in range(len(self._attentions))]
+            return list(torch.autograd.grad(loss / num_trained, layers))
 
 
 def _adding(perturbations: Sequence[Tensor]) -> Callable[[int, Tensor], Tensor]:

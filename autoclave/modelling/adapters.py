@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +136,17 @@ def adapter_state(peft_model: Any) -> dict[str, torch.Tensor]:
 
 
 def save_adapter(
-    peft_model: Any, dir: str | Path, *, base_name: str, base_revision: str | None, base_sha256: str
+    peft_model: Any,
+    dir: str | Path,
+    *,
+    base_name: str,
+    base_revision: str | None,
+    base_sha256: str,
+    provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a PEFT folder. `base_name` goes to `base_model_name_or_path` as it is: give the public
-    name of the base, not a path of this machine, if the adapter will travel."""
+    name of the base, not a path of this machine, if the adapter will travel. `provenance` joins
+    `autoclave.json`."""
     write_adapter(
         adapter_state(peft_model),
         peft_model.peft_config["default"],
@@ -146,6 +154,7 @@ def save_adapter(
         base_name=base_name,
         base_revision=base_revision,
         base_sha256=base_sha256,
+        provenance=provenance,
     )
 
 
@@ -157,6 +166,7 @@ def write_adapter(
     base_name: str,
     base_revision: str | None,
     base_sha256: str,
+    provenance: Mapping[str, Any] | None = None,
 ) -> None:
     """As `save_adapter`, for an adapter that is on no model: `state` has the names of the PEFT file."""
     folder = Path(dir)
@@ -167,8 +177,8 @@ def write_adapter(
     values |= {"base_model_name_or_path": base_name, "revision": base_revision, "inference_mode": True}
     # Only the first level sorted: where two patterns match a layer, PEFT takes the one that stands first.
     _write_json(folder / CONFIG_FILE, dict(sorted(values.items())))
-    provenance = {"base_name": base_name, "base_revision": base_revision, "base_sha256": base_sha256}
-    _write_json(folder / PROVENANCE_FILE, provenance)
+    of_base = {"base_name": base_name, "base_revision": base_revision, "base_sha256": base_sha256}
+    _write_json(folder / PROVENANCE_FILE, {**of_base, **(provenance or {})})
 
 
 def read_config(folder: Path) -> LoraConfig:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from torch import Tensor
 
 from autoclave.data.tokens import Example
 from autoclave.evaluation.figures import Figures
@@ -38,6 +40,7 @@ def measure_controls(
     user: Sequence[Example] | None,
     seed: int,
     projection: Sanitizer | None = None,
+    rewound_to: Mapping[str, Tensor] | None = None,
     batch_tokens: int = 8192,
     on_progress: ProgressCallback | None = None,
     on_pass: Callable[[], None] | None = None,
@@ -46,7 +49,8 @@ def measure_controls(
 
     `harmful` and `user` are what the sanitiser was built with; only the pipeline looks at them, and at `user`
     only if it is not given a `projection` that was made for `strength.mu` already. `seed` draws the random
-    mask. `on_pass` is told of the end of every measurement and of every pass that prepares one.
+    mask, whose entries go to `rewound_to` where that is given (`rewind`). `on_pass` is told of the end of
+    every measurement and of every pass that prepares one.
     """
 
     def passed() -> None:
@@ -79,7 +83,7 @@ def measure_controls(
         base = measured()
     random_control = None
     if strength.alpha is not None:
-        with randomly_pruned(model, strength.alpha, seed=seed, rule=spec.rule):
+        with randomly_pruned(model, strength.alpha, seed=seed, rule=spec.rule, rewound_to=rewound_to):
             random_control = measured()
     if spec.method != "pipeline":
         return Controls(base, random_control)

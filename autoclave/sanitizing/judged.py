@@ -14,6 +14,7 @@ from autoclave.sanitizing.controls import measure_controls
 from autoclave.sanitizing.gate import gate_refusal
 from autoclave.sanitizing.gated import sanitize_gated
 from autoclave.sanitizing.pipeline import Pipeline
+from autoclave.sanitizing.rewind import RewindingAntidote
 from autoclave.sanitizing.sanitizer import Sanitizer
 from autoclave.sanitizing.strengths import Strength
 from autoclave.spec import GateSpec, SanitizeSpec
@@ -37,6 +38,7 @@ def sanitize_judged(
 
     `before`, `after` and the controls `base`, `random_control` and `ablations` (`controls.Controls`; None
     where there are none) are of the held-out half of the prompts, `frontier` is the search on the other half.
+    Of an adapter that is rewound `ablations` has the `aligned_adapter` that it began with: its floor.
     `harmful` and `batch_tokens` are what `sanitizer` was built with.
 
     Raises SafetyGateError with the frontier if no strength meets the gate, or if the chosen one does not on
@@ -63,15 +65,20 @@ def sanitize_judged(
         user=None,
         seed=_SEED,
         projection=sanitizer.projection if isinstance(sanitizer, Pipeline) else None,
+        rewound_to=sanitizer.aligned if isinstance(sanitizer, RewindingAntidote) else None,
         batch_tokens=batch_tokens,
         on_progress=on_progress,
     )
+    ablations = controls.ablations
+    if isinstance(sanitizer, RewindingAntidote):
+        with sanitizer.wholly_rewound():
+            ablations = {**ablations, "aligned_adapter": measured()}
     sanitizer.apply(chosen)
     return chosen, {
         "base": controls.base.as_dict(),
         "before": before.as_dict(),
         "after": after.as_dict(),
         "random_control": controls.random_control and controls.random_control.as_dict(),
-        "ablations": {n: figures.as_dict() for n, figures in controls.ablations.items()} or None,
+        "ablations": {n: figures.as_dict() for n, figures in ablations.items()} or None,
         "frontier": frontier,
     }

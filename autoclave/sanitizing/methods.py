@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from autoclave.data.tokens import Example
 from autoclave.errors import InputError
@@ -17,6 +18,7 @@ from autoclave.sanitizing.method_table import ABOUT
 from autoclave.sanitizing.pipeline import Pipeline
 from autoclave.sanitizing.projection import Projection
 from autoclave.sanitizing.protected import ProtectedAntidote
+from autoclave.sanitizing.rewind import RewindingAntidote
 from autoclave.sanitizing.sanitizer import Sanitizer
 from autoclave.spec import SanitizeSpec
 
@@ -30,12 +32,25 @@ def build_sanitizer(
     harmful: Sequence[Example],
     user: Sequence[Example] | None,
     device: str | torch.device,
+    aligned: Mapping[str, Tensor] | None = None,
     batch_tokens: int = 8192,
     on_progress: ProgressCallback | None = None,
 ) -> Sanitizer:
     """`harmful` is the realignment set; `user` the user's training data as uploaded, of which at most
-    `spec.max_user_examples` are read (a fixed sample). Leaves the adapter as it is. Raises InputError
+    `spec.max_user_examples` are read (a fixed sample). With `aligned`, the factors that fine-tuning began
+    with, antidote sets back instead of pruning (`rewind`). Leaves the adapter as it is. Raises InputError
     for an empty set, or no user data where the method needs it."""
+    assert aligned is None or spec.method == "antidote", spec.method
+    if aligned is not None:
+        norms = input_norms(
+            peft_model,
+            harmful,
+            device=device,
+            kind=spec.norm,
+            batch_tokens=batch_tokens,
+            on_progress=on_progress,
+        )
+        return RewindingAntidote(peft_model, norms, aligned, rule=spec.rule)
     if spec.method == "antidote":
         return Antidote.from_pass(
             peft_model,

@@ -6,7 +6,7 @@ examples did not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,14 +19,22 @@ from autoclave.spec import MaskRule
 
 
 @contextmanager
-def randomly_pruned(peft_model: Any, alpha: float, *, seed: int, rule: MaskRule = "row") -> Iterator[None]:
-    """The adapter is pruned inside the block and whole after it. The masks depend on the seed alone."""
+def randomly_pruned(
+    peft_model: Any,
+    alpha: float,
+    *,
+    seed: int,
+    rule: MaskRule = "row",
+    rewound_to: Mapping[str, Tensor] | None = None,
+) -> Iterator[None]:
+    """The adapter is pruned inside the block and whole after it. The masks depend on the seed alone. With
+    `rewound_to` entries take these values instead of zero (`rewind`)."""
     generator = torch.Generator().manual_seed(seed)
     scores = {
         name: torch.rand(layer.weight.shape, generator=generator)  # (out, in)
         for name, layer in factor_layers(peft_model).items()
     }
-    with _pruned(peft_model, select(scores, alpha, rule)):
+    with _pruned(peft_model, select(scores, alpha, rule), rewound_to):
         yield
 
 
@@ -39,13 +47,19 @@ def by_magnitude(peft_model: Any, alpha: float, *, rule: MaskRule = "row") -> It
 
 
 @contextmanager
-def _pruned(peft_model: Any, masks: dict[str, Tensor]) -> Iterator[None]:
+def _pruned(
+    peft_model: Any, masks: dict[str, Tensor], rewound_to: Mapping[str, Tensor] | None = None
+) -> Iterator[None]:
     layers = factor_layers(peft_model)
     originals = {name: layer.weight.detach().clone() for name, layer in layers.items()}
     try:
         with torch.no_grad():
             for name, layer in layers.items():
-                layer.weight.masked_fill_(masks[name].to(layer.weight.device), 0)
+                mask = masks[name].to(layer.weight.device)
+                if rewound_to is None:
+                    layer.weight.masked_fill_(mask, 0)
+                else:
+                    layer.weight.copy_(torch.where(mask, rewound_to[name], layer.weight))
         yield
     finally:
         with torch.no_grad():

@@ -16,7 +16,8 @@ adapter lies on no line between the two. At alpha close to 1 it is the aligned a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,6 +30,9 @@ from autoclave.sanitizing.sanitizer import Edit
 from autoclave.sanitizing.strengths import Strength
 from autoclave.sanitizing.wanda import wanda_scores
 from autoclave.spec import MaskRule
+
+REWIND = "factor-space rewind (ours, no paper's): masked entries are those of the aligned adapter"
+"""The label of what comes out."""
 
 
 class RewindingAntidote(Antidote):
@@ -52,21 +56,32 @@ class RewindingAntidote(Antidote):
                     f"{name} has the shape {tuple(original.shape)} after fine-tuning and {found} before it: "
                     "the adapter that was aligned must be the one that was trained on."
                 )
-        self._aligned = {
+        self.aligned = {
             name: aligned[name].detach().to(original.device, original.dtype)
             for name, original in self.originals.items()
         }
 
+    @contextmanager
+    def wholly_rewound(self) -> Iterator[None]:
+        """Inside the block the adapter is the aligned one, after it what fine-tuning made of it."""
+        try:
+            with torch.no_grad():
+                for name, layer in self.layers.items():
+                    layer.weight.copy_(self.aligned[name])
+            yield
+        finally:
+            self.restore()
+
     def scores(self, name: str) -> Tensor:
         """(out, in) float32: of what fine-tuning changed."""
-        return wanda_scores(self.originals[name] - self._aligned[name], self.norms[name].norm)
+        return wanda_scores(self.originals[name] - self.aligned[name], self.norms[name].norm)
 
     def edit(self, strength: Strength) -> Edit:
         assert strength.alpha is not None, f"Antidote needs an alpha, got {strength}"
         masks = self.masks(strength.alpha)
         return Edit(
             {
-                name: torch.where(mask, self._aligned[name], self.originals[name])
+                name: torch.where(mask, self.aligned[name], self.originals[name])
                 for name, mask in masks.items()
             },
             masks,

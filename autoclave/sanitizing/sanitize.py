@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from autoclave.data.conversations import Conversation, read_conversations
 from autoclave.data.tokens import Encoded, encode
@@ -21,6 +22,7 @@ from autoclave.hashing import file_sha256
 from autoclave.modelling.adapter_shape import adapter_shape
 from autoclave.modelling.adapters import WEIGHTS_FILE, load_adapter, read_base_name, read_config, save_adapter
 from autoclave.modelling.bases import default_dtype, load_base, resolve_device
+from autoclave.modelling.continued import aligned_factors, continued_from
 from autoclave.modelling.export_gate import check_export, last_logits
 from autoclave.outputs import output_folder
 from autoclave.progress import ProgressCallback
@@ -29,6 +31,7 @@ from autoclave.sanitizing.judged import sanitize_judged
 from autoclave.sanitizing.methods import build_sanitizer
 from autoclave.sanitizing.record import RECORD_FILE, sanitization_record, write_masks
 from autoclave.sanitizing.request import Request, checked_request
+from autoclave.sanitizing.rewind import REWIND
 from autoclave.sanitizing.sanitizer import MatrixChange
 from autoclave.sanitizing.strengths import Strength
 from autoclave.spec import SanitizeSpec
@@ -46,6 +49,7 @@ def sanitize_folder(
     strength: Strength | None = None,
     gate_file: str | Path | None = None,
     user_data: str | Path | None = None,
+    aligned_adapter: str | Path | None = None,
     max_seq_length: int = 2048,
     batch_tokens: int = 8192,
     device: str | None = None,
@@ -61,6 +65,10 @@ def sanitize_folder(
     is one unless given; the base is float32 on CPU and bfloat16 on CUDA (near-ties can then fall
     otherwise).
 
+    An adapter that was continued from an aligned one (`modelling.continued`) needs that as
+    `aligned_adapter`, and the method antidote: masked entries are set back to it (`rewind`), and the record
+    and `autoclave.json` say so.
+
     Raises InputError, its subclasses and pydantic's ValidationError for what cannot be sanitised, as far as
     possible before anything is loaded, and SafetyGateError with the frontier if the gate is missed.
     `out_dir` appears when everything in it is complete, or not at all.
@@ -70,6 +78,7 @@ def sanitize_folder(
         realign_file=realign_file, spec=spec, strength=strength, gate_file=gate_file, user_data=user_data
     )
     read_config(Path(adapter_dir))  # what is wrong here need not wait for the base
+    aligned = _aligned_factors(adapter_dir, aligned_adapter, request.spec)
     with output_folder(out_dir) as out:
         base = load_base(base_dir, dtype=default_dtype(device), device=device)
         model = load_adapter(base, adapter_dir)
@@ -86,6 +95,7 @@ def sanitize_folder(
             harmful=harmful.examples,
             user=user.examples if user else None,
             device=device,
+            aligned=aligned,
             batch_tokens=batch_tokens,
             on_progress=on_progress,
         )
@@ -119,7 +129,16 @@ def sanitize_folder(
         _refuse_without_update(model, f"at {chosen} nothing is left of the adapter. Use a weaker strength.")
         name, revision = read_base_name(adapter_dir)
         name = name or Path(base_dir).resolve().name
-        save_adapter(model, out, base_name=name, base_revision=revision, base_sha256=base.sha256)
+        began = continued_from(adapter_dir)
+        rewound = {} if began is None else began.as_provenance() | {"sanitised_by": REWIND}
+        save_adapter(
+            model,
+            out,
+            base_name=name,
+            base_revision=revision,
+            base_sha256=base.sha256,
+            provenance=rewound,
+        )
         check_export(
             out,
             base_dir=str(base_dir),
@@ -135,6 +154,7 @@ def sanitize_folder(
         record = sanitization_record(
             request.spec, chosen, changes, harmful=harmful.examples, user=user_examples
         ) | {
+            **rewound,
             "device": device,
             "dtype": str(base.model.dtype).removeprefix("torch."),
             "realign_truncated": harmful.num_truncated,
@@ -153,6 +173,28 @@ def sanitize_folder(
         }
         (out / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
+
+
+def _aligned_factors(
+    adapter: str | Path, aligned: str | Path | None, spec: SanitizeSpec
+) -> dict[str, Tensor] | None:
+    """Raises InputError where rewinding is needed and was not asked for, or the other way round."""
+    began = continued_from(adapter)
+    if began is None and aligned is None:
+        return None
+    if aligned is None:
+        assert began is not None
+        raise InputError(
+            f"the adapter in {adapter} was continued from one that was aligned by {began.alignment_method}: "
+            "pruned as it is, it would lose its alignment. Give that one (--aligned-adapter DIR) with "
+            "--method antidote: entries are then set back to it instead of to zero."
+        )
+    if spec.method != "antidote":
+        raise InputError(
+            f"--aligned-adapter is for the method antidote, whose entries can be set back; {spec.method} has "
+            "nothing to set back. Give --method antidote."
+        )
+    return aligned_factors(adapter, aligned)
 
 
 def _digests_of_gate(request: Request, gate_file: str | Path | None) -> dict[str, str | None]:

@@ -100,6 +100,12 @@ def micro_batches(lengths: Sequence[int], *, max_tokens: int, overhead_tokens: i
     return passes[::-1]
 
 
+def is_cheap_to_halve(num_tokens: int, device: torch.device) -> bool:
+    """Whether two passes instead of one of `num_tokens` cost less than computing every block again, which is
+    about half of a step more: with frozen weights a forward and a backward pass are alike."""
+    return num_tokens > 2 * _PASS_OVERHEAD_TOKENS.get(device.type, 0)
+
+
 def up_to_last_trained(example: Example) -> Example:
     """Tokens after the last trained one change no loss, so they need not be computed."""
     (trained,) = np.nonzero(example.labels != IGNORED)

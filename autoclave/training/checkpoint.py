@@ -27,6 +27,8 @@ from autoclave.spec import TrainSpec
 # Fields younger than the first checkpoints: left out of a fingerprint while they have their defaults, so
 # that a job that was paused before an upgrade goes on after it.
 _LATER_FIELDS = ("packing", "train_on_inputs", "evaluations_per_epoch", "early_stopping")
+# What changes memory and speed, not the weights.
+_WITHOUT_EFFECT = ("micro_batch_tokens", "activation_checkpointing")
 
 TENSORS_FILE = "tensors.safetensors"
 STATE_FILE = "state.json"
@@ -37,8 +39,9 @@ class TrainState:
     """`step` optimiser steps are done. `tensors` holds `adapter.*`, the optimiser's `exp_avg.*` and
     `exp_avg_sq.*` by parameter name, the generators' states `rng.*` (uint8), and with early stopping
     `best.*`: the weights with the lowest validation loss, and what the objective keeps. `evaluations` are
-    (step, validation loss). `micro_batch_tokens` is what the memory had room for. `fingerprint` names the
-    run (data, spec, shapes): a checkpoint of another run must not be continued."""
+    (step, validation loss). `micro_batch_tokens` is what the memory had room for, `activation_checkpointing`
+    whether blocks were computed again. `fingerprint` names the run (data, spec, shapes): a checkpoint of
+    another run must not be continued."""
 
     step: int
     losses: list[float]
@@ -48,6 +51,7 @@ class TrainState:
     tensors: dict[str, Tensor]
     evaluations: list[tuple[int, float]] = field(default_factory=list)
     micro_batch_tokens: int | None = None
+    activation_checkpointing: bool = False
 
 
 class CheckpointStore:
@@ -102,7 +106,8 @@ def run_fingerprint(
     objective says of itself (`Objective.identity`)."""
     defaults = TrainSpec()
     unchanged = {name for name in _LATER_FIELDS if getattr(spec, name) == getattr(defaults, name)}
-    digest = hashlib.sha256(spec.model_dump_json(exclude={"micro_batch_tokens", *unchanged}).encode())
+    exclude = {*_WITHOUT_EFFECT, *unchanged}
+    digest = hashlib.sha256(spec.model_dump_json(exclude=exclude).encode())
     for name, parameter in parameters.items():
         digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
     for example in examples:

@@ -17,9 +17,10 @@ from autoclave.data.token_cache import TokenCache
 from autoclave.data.tokens import Encoded, encode
 from autoclave.defences.methods import finetune_objective, refuse_wrong_alignment_data
 from autoclave.hashing import file_sha256
-from autoclave.modelling.adapters import WEIGHTS_FILE, attach, save_adapter
+from autoclave.modelling.adapters import WEIGHTS_FILE, attach, load_adapter, save_adapter
 from autoclave.modelling.bases import default_dtype, load_base, resolve_device
 from autoclave.modelling.compiled_blocks import refuse_compiling_on
+from autoclave.modelling.continued import ContinuedFrom, alignment_adapter
 from autoclave.outputs import output_folder
 from autoclave.progress import ProgressCallback
 from autoclave.spec import FinetuneMethod, LoraSpec, SftSpec, Spec, TrainingMethod, TrainSpec
@@ -49,6 +50,7 @@ def finetune_folder(
     checkpoint_every_steps: int = 100,
     token_cache: str | Path | None = None,
     compile_blocks: bool = False,
+    continue_from: str | Path | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Trains a LoRA adapter on chat JSONL and writes it as a PEFT folder with `training.json`, which is
@@ -59,7 +61,9 @@ def finetune_folder(
     run that was stopped goes on where its last checkpoint was; the checkpoints are removed at the end. The
     loss on `validation_file` is measured while training goes on; early stopping needs it. `token_cache` is a
     private folder in which tokens are kept for the next run on the same data. `compile_blocks` is for CUDA
-    alone. Raises InputError and its subclasses for bad data or folders, NonFiniteLossError.
+    alone. With `continue_from` the alignment adapter in that folder is trained further instead of a new one;
+    its shape takes the place of `lora` (`modelling.continued`). Raises InputError and its subclasses for bad
+    data or folders, NonFiniteLossError.
 
     Under torchrun every process calls this and they train together (`training/ranks.py`). Rank 0 alone writes
     and reports; what the others return lacks what only it knows.
@@ -68,10 +72,13 @@ def finetune_folder(
     device = resolve_device(device)
     if compile_blocks:
         refuse_compiling_on(device)
+    began = None
+    if continue_from is not None:
+        began, lora = alignment_adapter(continue_from)
     dataset = check_file(data_file)
     alignment = None if alignment_file is None else check_file(alignment_file, min_examples=1)
     validation = None if validation_file is None else check_file(validation_file, min_examples=1)
-    store = CheckpointStore(checkpoint_dir) if checkpoint_dir else None
+    store = CheckpointStore(_own_folder(checkpoint_dir, began)) if checkpoint_dir else None
     cache = TokenCache(token_cache) if token_cache else None
     with ExitStack() as stack:
         ranks = stack.enter_context(joined_ranks(device))
@@ -85,8 +92,10 @@ def finetune_folder(
         )
         safe = None if alignment_file is None else encode_for(train, base.tokenizer, alignment_file, cache)
         objective = finetune_objective(method, safe.examples if safe else ())
-        model = attach(base.model, lora, seed=train.seed)
-        memory = estimated_bytes(model, train, method, encoded, safe, device=device)
+        if continue_from is None:
+            model = attach(base.model, lora, seed=train.seed)
+        else:
+            model = load_adapter(base, continue_from, trainable=True)
         result = finetune(
             model,
             encoded.examples,
@@ -100,12 +109,17 @@ def finetune_folder(
             ranks=ranks,
             compile_backend="inductor" if compile_blocks else None,
         )
+        checkpointing = result.activation_checkpointing
+        memory = estimated_bytes(
+            model, train, method, encoded, safe, device=device, checkpointing=checkpointing
+        )
         record = {
             **training_record(method, lora, train, encoded, result, memory=memory),
             "trained_tokens": result.trained_tokens,
             **({} if held_out is None else validation_record(result)),
             "device": device,
             "processes": ranks.size,
+            **({} if began is None else began.as_provenance()),
             "dtype": str(base.model.dtype).removeprefix("torch."),
             "sha256": {
                 "base": base.sha256,
@@ -117,12 +131,25 @@ def finetune_folder(
         }
         if out is not None:
             name = str(base_dir) if base_name is None else base_name
-            save_adapter(model, out, base_name=name, base_revision=None, base_sha256=base.sha256)
+            save_adapter(
+                model,
+                out,
+                base_name=name,
+                base_revision=None,
+                base_sha256=base.sha256,
+                provenance=None if began is None else began.as_provenance(),
+            )
             record["sha256"]["adapter"] = file_sha256(out / WEIGHTS_FILE)
             write_record(out, record, result)
     if store and ranks.is_first:
         store.clear()
     return record
+
+
+def _own_folder(checkpoint_dir: str | Path, began: ContinuedFrom | None) -> Path:
+    """A run that begins with other weights is another run, which its fingerprint does not know."""
+    folder = Path(checkpoint_dir)
+    return folder if began is None else folder / f"from-{began.adapter_sha256[:16]}"
 
 
 def training_record(
@@ -148,18 +175,31 @@ def training_record(
         "first_loss": result.losses[0],
         "last_loss": result.losses[-1],
         "micro_batch_tokens": result.micro_batch_tokens,
+        "activation_checkpointing": result.activation_checkpointing,
         "estimated_memory_bytes": memory,
         "peak_memory_bytes": result.peak_memory_bytes or peak_resident_bytes(),
     }
 
 
 def estimated_bytes(
-    model: Any, train: TrainSpec, method: TrainingMethod, *data: Encoded | None, device: str
+    model: Any,
+    train: TrainSpec,
+    method: TrainingMethod,
+    *data: Encoded | None,
+    device: str,
+    checkpointing: bool | None = None,
 ) -> int | None:
-    """What training on all of `data` needs, before it starts; None for an architecture that the formula does
-    not know."""
+    """What training on all of `data` needs by `memory.estimate_memory`; None for an architecture that the
+    formula does not know."""
     longest = max((len(example) for each in data if each for example in each.examples), default=0)
-    found = estimate_of_model(model, train, method, longest_row=longest, device=torch.device(device))
+    found = estimate_of_model(
+        model,
+        train,
+        method,
+        longest_row=longest,
+        device=torch.device(device),
+        checkpointing=checkpointing,
+    )
     return None if found is None else found.total
 
 

@@ -65,6 +65,11 @@ def _entry(value: object, name: str) -> FuseEntry:
             f"{name}: train.micro_batch_tokens bounds a pass of all jobs; give --micro-batch-tokens to the "
             "command."
         )
+    if "activation_checkpointing" in entry.train.model_fields_set:
+        raise InputError(
+            f"{name}: train.activation_checkpointing is of the passes of all jobs; give "
+            "--activation-checkpointing to the command."
+        )
     if entry.lora.lora_dropout:
         raise InputError(
             f"{name}: lora.lora_dropout must be 0: dropout would draw for all jobs together. Train this job "

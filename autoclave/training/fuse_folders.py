@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from autoclave.data.token_cache import TokenCache
 from autoclave.data.tokens import Encoded
 from autoclave.errors import InputError
 from autoclave.hashing import file_sha256
@@ -16,7 +17,7 @@ from autoclave.modelling.adapters import WEIGHTS_FILE, write_adapter
 from autoclave.modelling.bases import LoadedBase, default_dtype, load_base, resolve_device
 from autoclave.outputs import output_folder
 from autoclave.progress import Progress, ProgressCallback
-from autoclave.spec import SftSpec
+from autoclave.spec import ActivationCheckpointing, SftSpec
 from autoclave.training.finetune import (
     encode_for,
     peak_resident_bytes,
@@ -38,16 +39,20 @@ def finetune_fused_folders(
     width: int = 8,
     row_tokens: int = 8192,
     device: str | None = None,
+    activation_checkpointing: ActivationCheckpointing = "auto",
+    token_cache: str | Path | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Trains the jobs of `fuse_file` (`fuse_file.read_fuse_file`) together and writes each adapter, which is
     not sanitised, into its folder when that job ends. Returns what happened to each: its record, or its
-    `error`; a job that failed has no folder. `on_progress` gets the steps of all jobs together.
+    `error`; a job that failed has no folder. `token_cache` is as in `finetune_folder`. `on_progress` gets the
+    steps of all jobs together.
 
     Raises InputError and ModelError, naming the entry, before anything is trained.
     """
     began = time.perf_counter()
     device = resolve_device(device)
+    cache = TokenCache(token_cache) if token_cache else None
     base = load_base(base_dir, dtype=default_dtype(device), device=device)
     report = _Together(on_progress)
     encoded: list[Encoded] = []
@@ -55,10 +60,10 @@ def finetune_fused_folders(
     for index, entry in enumerate(entries):
         name = where(fuse_file, index)
         try:
-            encoded.append(encode_for(entry.train, base.tokenizer, entry.data))
+            encoded.append(encode_for(entry.train, base.tokenizer, entry.data, cache))
             held_out = None
             if entry.validation is not None:
-                held_out = encode_for(entry.train, base.tokenizer, entry.validation)
+                held_out = encode_for(entry.train, base.tokenizer, entry.validation, cache)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
         if held_out is not None and not held_out.examples:
@@ -76,7 +81,15 @@ def finetune_fused_folders(
             return
         records[index] |= _write(base, entry, encoded[index], outcome, num_jobs=len(entries), device=device)
 
-    finetune_fused(base.model, jobs, device=device, width=width, row_tokens=row_tokens, on_end=on_end)
+    finetune_fused(
+        base.model,
+        jobs,
+        device=device,
+        width=width,
+        row_tokens=row_tokens,
+        on_end=on_end,
+        activation_checkpointing=activation_checkpointing,
+    )
     return {
         "jobs": records,
         "seconds": round(time.perf_counter() - began, 3),

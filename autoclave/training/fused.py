@@ -21,6 +21,9 @@ from autoclave.errors import InputError, ModelError, OutOfMemoryError
 from autoclave.modelling.backbone import backbone_of, verify_backbone
 from autoclave.modelling.lora_linear import RowsByJob
 from autoclave.modelling.packing import PackedBackbone
+from autoclave.spec import ActivationCheckpointing
+from autoclave.training.activation_memory import ActivationMemory
+from autoclave.training.batches import is_cheap_to_halve
 from autoclave.training.fused_job import FusedJob, Outcome, RunningJob
 from autoclave.training.head_loss import token_losses
 from autoclave.training.micro_batches import with_less_memory
@@ -48,6 +51,7 @@ def finetune_fused(
     width: int = 8,
     row_tokens: int = 8192,
     on_end: OnEnd | None = None,
+    activation_checkpointing: ActivationCheckpointing = "auto",
 ) -> list[Outcome]:
     """Trains one new adapter per job on the frozen base `model`, which ends as it was (in eval mode).
 
@@ -58,7 +62,8 @@ def finetune_fused(
 
     A job whose loss or gradient is not finite, or whose `on_progress` raises CancelledError, ends alone, with
     the error in its outcome; any other exception ends all. `on_end` gets each job's index and outcome when it
-    ends. A step that runs out of memory is done again with half of the largest row at a time. Raises
+    ends. A step that runs out of memory is done again with half of the largest row at a time, or with blocks
+    that are computed again in the backward pass ("auto" does that in no other case here). Raises
     InputError and ModelError, naming the job, before anything is trained, OutOfMemoryError if one example
     is too much.
     """
@@ -73,17 +78,25 @@ def finetune_fused(
     verify_backbone(model)
     model.eval()
     running = [RunningJob.of(model, job, device=device) for job in jobs]
-    fused = _Fused(model, running, device=device, row_tokens=row_tokens)
-    with fused.adapters.installed():
+    activations = ActivationMemory(model, activation_checkpointing)
+    fused = _Fused(model, running, activations, device=device, row_tokens=row_tokens)
+    with fused.adapters.installed(), activations.installed():
         fused.to_the_end(width, on_end)
     return [run.outcome for run in running]
 
 
 class _Fused:
     def __init__(
-        self, model: Any, running: Sequence[RunningJob], *, device: torch.device, row_tokens: int
+        self,
+        model: Any,
+        running: Sequence[RunningJob],
+        activations: ActivationMemory,
+        *,
+        device: torch.device,
+        row_tokens: int,
     ) -> None:
         self._model, self._running, self._device, self._row_tokens = model, running, device, row_tokens
+        self._activations = activations
         self._packed = PackedBackbone(backbone_of(model), device)
         self.adapters = RowsByJob(model, [run.factors for run in running])
 
@@ -113,7 +126,7 @@ class _Fused:
                 self._running[index].forget_gradient()
             return self._accumulated(examples)
 
-        done = with_less_memory(work, lambda: self._halve(examples))
+        done = with_less_memory(work, lambda: self._do_with_less(examples))
         if done is None:
             longest = max(len(example) for chosen in examples.values() for example in chosen)
             raise OutOfMemoryError(1 + max(self._running[index].steps for index in active), longest)
@@ -121,15 +134,23 @@ class _Fused:
             trained = sum(map(_num_trained, examples[index]))
             self._running[index].update(loss, norm, accuracy, trained, sum(map(len, examples[index])))
 
-    def _halve(self, examples: dict[int, list[Example]]) -> bool:
-        shared = [
-            sum(len(examples[index][i]) - 1 for index, i in row)
-            for row in _rows(examples, self._row_tokens)
-            if len(row) > 1
-        ]
-        if shared:
-            self._row_tokens = max(shared) // 2
-        return bool(shared)
+    def _do_with_less(self, examples: dict[int, list[Example]]) -> bool:
+        shared = max(
+            (
+                sum(len(examples[index][i]) - 1 for index, i in row)
+                for row in _rows(examples, self._row_tokens)
+                if len(row) > 1
+            ),
+            default=0,
+        )
+
+        def halve() -> bool:
+            if shared:
+                self._row_tokens = shared // 2
+            return bool(shared)
+
+        cheap = is_cheap_to_halve(shared, self._device)
+        return self._activations.do_with_less(halve, cheap_to_halve=cheap)
 
     def _accumulated(self, examples: dict[int, list[Example]]) -> list[list[float]]:
         """Adds up the gradients of a step; loss, norm of the gradient and accuracy of each job."""

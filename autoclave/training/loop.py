@@ -9,18 +9,20 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 
 from autoclave.data.tokens import Example
 from autoclave.errors import InputError, NonFiniteLossError, OutOfMemoryError
+from autoclave.memory import MemoryEstimate
 from autoclave.modelling.backbone import verify_backbone
 from autoclave.modelling.compiled_blocks import compiled_blocks
 from autoclave.modelling.lora_linear import short_lora
 from autoclave.progress import Progress, ProgressCallback, seconds_remaining
 from autoclave.spec import TrainSpec
+from autoclave.training.activation_memory import ActivationMemory, Room, free_bytes
 from autoclave.training.batches import up_to_last_trained
 from autoclave.training.checkpoint import (
     CheckpointStore,
@@ -51,6 +53,7 @@ def finetune(
     checkpoint_every_steps: int = 100,
     ranks: Ranks = ALONE,
     compile_backend: str | None = None,
+    memory_bytes: int | None = None,
 ) -> TrainResult:
     """Trains the parameters of `model` that require gradients, in place; leaves it in eval mode.
 
@@ -69,14 +72,16 @@ def finetune(
     With `checkpoint`, saves every `checkpoint_every_steps` steps and starts from the checkpoint that the
     store holds, if any; a resumed run ends with the same bits (float32, CPU) as an unbroken one.
     `micro_batch_tokens` may differ between attempts, at the cost of the last bits. `compile_backend` is what
-    torch.compile turns the decoder blocks over to (`compiled_blocks`).
+    torch.compile turns the decoder blocks over to (`compiled_blocks`). `memory_bytes` are what the run may
+    take of its device, if that is less than there is; `spec.activation_checkpointing` "auto" goes by it.
 
     Several `ranks` call this alike and get what one process gets, but for last bits and dropout. Only rank 0
     uses `checkpoint` and `on_progress`. What one raises ends all. Their number may differ between attempts.
 
     A step that runs out of memory is done again from its start with half the micro-batch, down to one
-    conversation at a time; it stays that small for the rest of the run. Where one of several ranks runs out,
-    all of them do it again.
+    conversation at a time, or with decoder blocks that are computed again in the backward pass, whichever
+    costs less (`ActivationMemory.do_with_less`); it stays so for the rest of the run. Where one of several
+    ranks runs out, all of them do it again.
 
     Raises OutOfMemoryError with the estimate of what is needed if that is not enough, NonFiniteLossError
     before the step that would have used a NaN or infinite loss or gradient, InputError for no examples,
@@ -108,6 +113,7 @@ def finetune(
         saved = ranks.from_first(saved)
         if saved is not None:
             run.restore(saved)
+        run.choose_memory(memory_bytes)
         if run.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(run.device)
         model.train()
@@ -116,6 +122,7 @@ def finetune(
                 stack.enter_context(short_lora(model))
                 if compile_backend is not None:
                     stack.enter_context(compiled_blocks(model, compile_backend))
+                stack.enter_context(run.activations.installed())
                 run.to_the_end(on_progress, checkpoint, checkpoint_every_steps)
         finally:
             model.eval()
@@ -130,6 +137,7 @@ def finetune(
         early_stopped=run.step < run.total_steps,
         evaluations=run.validation.evaluations if run.validation else [],
         micro_batch_tokens=run.micro_batches.max_tokens,
+        activation_checkpointing=run.activations.is_checkpointed,
     )
 
 
@@ -156,6 +164,7 @@ class _Run:
         )
         training = Training.of(model, self.parameters, self.examples, spec, device=device, ranks=ranks)
         self.micro_batches = training.cut
+        self.activations = ActivationMemory(model, spec.activation_checkpointing)
         self.steps_per_epoch = training.order.steps_per_epoch
         self.objective = objective or Supervised()
         self.objective.begin(training)
@@ -200,6 +209,7 @@ class _Run:
                 accuracy=self.accuracy,
                 valid_accuracy=valid and valid.accuracy,
                 micro_batch_tokens=self.micro_batches.max_tokens,
+                activation_checkpointing=self.activations.is_checkpointed,
             )
             with self.ranks.together():
                 if not self.ranks.is_first:
@@ -261,7 +271,8 @@ class _Run:
 
         def halve() -> bool:
             restore_generators(generators, self.device)
-            return self.ranks.any(self.micro_batches.halve())
+            cut = self.micro_batches
+            return self.ranks.any(self.activations.do_with_less(cut.halve, cheap_to_halve=cut.cheap_to_halve))
 
         return self.fitting(accumulate, halve=halve)
 
@@ -271,10 +282,29 @@ class _Run:
         if done is not None:
             return done[0]
         longest_row = self.micro_batches.longest_row
-        estimate = estimate_of_model(
-            self.model, self.spec, self.objective.method, longest_row=longest_row, device=self.device
+        estimate = self.estimate(longest_row, self.activations.is_checkpointed)
+        words = None if estimate is None else in_words(estimate)
+        if words is not None and self.spec.activation_checkpointing == "off":
+            words += " It would be less with activation_checkpointing, which is off."
+        raise OutOfMemoryError(self.step + 1, longest_row, words)
+
+    def estimate(self, longest_row: int, checkpointing: bool) -> MemoryEstimate | None:
+        return estimate_of_model(
+            self.model,
+            self.spec,
+            self.objective.method,
+            longest_row=longest_row,
+            device=self.device,
+            checkpointing=checkpointing,
         )
-        raise OutOfMemoryError(self.step + 1, longest_row, None if estimate is None else in_words(estimate))
+
+    def choose_memory(self, allowed: int | None) -> None:
+        free = free_bytes(self.device)
+        if self.device.type == "cpu":  # all ranks share it
+            free, allowed = (None if n is None else n // self.ranks.size for n in (free, allowed))
+        longest_row = max(self.objective.longest_row, *map(len, self.examples))
+        self.activations.choose(Room(free, allowed), partial(self.estimate, longest_row))
+        self.activations.go_on(self.ranks.any(self.activations.is_checkpointed))
 
     def state(self) -> TrainState:
         tensors = generator_states(self.device)
@@ -296,6 +326,7 @@ class _Run:
             tensors,
             evaluations,
             self.micro_batches.max_tokens,
+            self.activations.is_checkpointed,
         )
 
     def restore(self, saved: TrainState) -> None:
@@ -320,6 +351,7 @@ class _Run:
             }
         if saved.micro_batch_tokens is not None:
             self.micro_batches.max_tokens = min(saved.micro_batch_tokens, self.micro_batches.max_tokens)
+        self.activations.go_on(saved.activation_checkpointing)
         self.objective.restore(saved.tensors)
         restore_generators(saved.tensors, self.device)
         self.step, self.losses = saved.step, list(saved.losses)

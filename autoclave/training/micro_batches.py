@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 
 from autoclave.data.tokens import Batch, Example
-from autoclave.training.batches import step_batches
+from autoclave.training.batches import is_cheap_to_halve, step_batches
 
 Result = TypeVar("Result")
 
@@ -56,6 +56,11 @@ class MicroBatches:
 
     def begin_step(self) -> None:
         self._divisible = self.longest_row = 0
+
+    @property
+    def cheap_to_halve(self) -> bool:
+        """Whether smaller passes cost little (`batches.is_cheap_to_halve`)."""
+        return is_cheap_to_halve(self._divisible, self._device)
 
     def halve(self) -> bool:
         """Half of the largest pass since `begin_step`. False, and nothing changes, if every pass was a single

@@ -14,7 +14,13 @@ _GIGABYTE = 1e9
 
 
 def estimate_of_model(
-    model: Any, train: TrainSpec, method: TrainingMethod, *, longest_row: int, device: torch.device
+    model: Any,
+    train: TrainSpec,
+    method: TrainingMethod,
+    *,
+    longest_row: int,
+    device: torch.device,
+    checkpointing: bool | None = None,
 ) -> MemoryEstimate | None:
     """`memory.estimate_memory` of a base that wears a LoRA; None for any other model."""
     shapes: Shapes = {}
@@ -32,7 +38,15 @@ def estimate_of_model(
     lora = LoraSpec(r=max(ranks), target_modules=tuple(sorted(targets)))
     kind: Device = "cuda" if device.type == "cuda" else "cpu"
     try:
-        return estimate_memory(shapes, lora, train, longest_row=longest_row, device=kind, method=method)
+        return estimate_memory(
+            shapes,
+            lora,
+            train,
+            longest_row=longest_row,
+            device=kind,
+            method=method,
+            checkpointing=checkpointing,
+        )
     except ModelError:  # an architecture that the formula does not know
         return None
 

@@ -100,6 +100,11 @@ class Objective(ABC):
         """What it was made from."""
         return SftSpec()
 
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest example that it brings itself; 0 without any."""
+        return 0
+
     def begin(self, training: Training) -> None:
         """Raises ModelError or InputError for a model or data that the objective is not defined for."""
         self.training = training

@@ -15,7 +15,8 @@ class TrainResult:
     `peak_memory_bytes` is the GPU's peak since the loop began, None on CPU. `steps` were taken of
     `planned_steps`; `early_stopped` if training ended by that. `evaluations` are (step, validation loss).
     `micro_batch_tokens` is the most that was computed at once at the end: less than that of the spec if the
-    memory ran out. None of fused jobs, which share their passes."""
+    memory ran out. `activation_checkpointing`: whether blocks were computed again in the backward pass, at
+    the end. Both None of fused jobs, which share their passes."""
 
     steps: int
     losses: list[float]
@@ -26,6 +27,7 @@ class TrainResult:
     early_stopped: bool
     evaluations: Evaluations
     micro_batch_tokens: int | None = None
+    activation_checkpointing: bool | None = None
 
     @property
     def best(self) -> tuple[int, float] | None:

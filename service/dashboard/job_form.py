@@ -53,6 +53,10 @@ LABELS = {
         "Lower by at least",
         "Nats per token; counts with the field before.",
     ),
+    "training.activation_checkpointing": (
+        "Activation checkpointing",
+        "Less memory, more time, same result. auto: where the memory is too small otherwise.",
+    ),
     "defence.name": ("Defence in training", "On top of sanitising, which follows in any case."),
     "defence.rho": ("Lisa: pull", "How strongly the two states hold each other."),
     "defence.alignment_steps": ("Lisa: steps on safe answers", "Before each turn of your data."),

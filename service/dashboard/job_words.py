@@ -89,6 +89,7 @@ FIELDS = {
     "train_on_inputs": "Questions trained too",
     "evaluations_per_epoch": "Evaluations per epoch",
     "early_stopping": "Early stopping",
+    "activation_checkpointing": "Layers computed twice to save memory",
     "r": "Rank of the adapter",
     "lora_alpha": "Scale of the adapter (alpha)",
     "lora_dropout": "Dropout of the adapter",

@@ -26,6 +26,7 @@ FIELDS = (
     "train_on_inputs",
     "evaluations_per_epoch",
     "early_stopping",
+    "activation_checkpointing",
 )
 RESULT_FIELDS = (
     "steps",
@@ -34,6 +35,7 @@ RESULT_FIELDS = (
     "best_step",
     "best_valid_loss",
     "micro_batch_tokens",
+    "activation_checkpointing",
     "estimated_memory_bytes",
     "peak_memory_bytes",
 )

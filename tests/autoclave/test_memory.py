@@ -14,7 +14,7 @@ import pytest
 from autoclave.errors import ModelError
 from autoclave.memory import adapted_layers, estimate_memory, weight_shapes
 from autoclave.microcosm.shipped import shipped_world
-from autoclave.spec import LoraSpec, TrainSpec
+from autoclave.spec import ActivationCheckpointing, LoraSpec, TrainSpec
 
 BASE = shipped_world() / "aligned"
 FACTOR = 1.5
@@ -32,13 +32,14 @@ from autoclave.spec import LoraSpec, TrainSpec
 from autoclave.training.loop import finetune
 import autoclave.training.batches as batches
 
-folder, rows, length, r = sys.argv[1], *map(int, sys.argv[2:])
+folder, rows, length, r = sys.argv[1], *map(int, sys.argv[2:5])
 batches._PASS_OVERHEAD_TOKENS["cpu"] = 1_000_000  # as few passes as micro_batch_tokens allows
 ids = np.random.default_rng(0).integers(10, 600, length).astype(np.int32)
 base = load_base(Path(folder))
 model = attach(base.model, LoraSpec(r=r, target_modules="all-linear"), seed=0)
 def train(examples):
-    finetune(model, examples, TrainSpec(n_epochs=2, batch_size=rows), device="cpu")
+    spec = TrainSpec(n_epochs=2, batch_size=rows, activation_checkpointing=sys.argv[5])
+    finetune(model, examples, spec, device="cpu")
 train([Example(ids[:8], ids[:8])])
 process = psutil.Process()
 before = peak = process.memory_info().rss
@@ -78,10 +79,15 @@ def test_parameters_are_those_of_the_model() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("handed_back", "times_kept"), [(False, 1), (True, 2)])
-def test_activations_are_within_the_factor_of_the_measured_peak(handed_back: bool, times_kept: int) -> None:
+@pytest.mark.parametrize(
+    ("handed_back", "times_kept", "checkpointing"),
+    [(False, 1, "off"), (True, 2, "off"), (True, 2, "on")],
+)
+def test_activations_are_within_the_factor_of_the_measured_peak(
+    handed_back: bool, times_kept: int, checkpointing: ActivationCheckpointing
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(BASE), str(ROWS), str(LENGTH), "16"],
+        [sys.executable, "-c", MEASURE, str(BASE), str(ROWS), str(LENGTH), "16", checkpointing],
         capture_output=True,
         text=True,
         check=True,
@@ -91,7 +97,7 @@ def test_activations_are_within_the_factor_of_the_measured_peak(handed_back: boo
     found = estimate_memory(
         weight_shapes(BASE),
         LoraSpec(r=16, target_modules="all-linear"),
-        TrainSpec(batch_size=ROWS),
+        TrainSpec(batch_size=ROWS, activation_checkpointing=checkpointing),
         longest_row=LENGTH,
         device="cpu",
     )
@@ -111,6 +117,25 @@ def test_a_longer_row_or_batch_takes_more_up_to_the_micro_batch() -> None:
     assert activations(100, batch_size=8) * 2 == activations(100, batch_size=16)
     assert activations(1000) == activations(2000)  # both fill the micro-batch of 8192 tokens
     assert activations(20_000) > activations(10_000)
+
+
+def test_checkpointed_blocks_take_one_block_and_the_inputs_of_all() -> None:
+    shapes = weight_shapes(BASE)
+    lora = LoraSpec(r=16, target_modules="all-linear")
+
+    def activations(train: TrainSpec, checkpointing: bool | None = None) -> int:
+        return estimate_memory(
+            shapes, lora, train, longest_row=100, device="cuda", checkpointing=checkpointing
+        ).activations
+
+    auto, on, off = (TrainSpec(activation_checkpointing=choice) for choice in ("auto", "on", "off"))  # type: ignore[arg-type]
+    assert activations(auto) == activations(off) == activations(on, checkpointing=False)
+    assert activations(on) == activations(auto, checkpointing=True)
+    vocabulary, hidden = shapes["model.embed_tokens.weight"]
+    tokens, num_layers = 1600, 4
+    blocks = activations(off) - 12 * tokens * vocabulary
+    inputs = 2 * tokens * num_layers * hidden
+    assert activations(on) - 12 * tokens * vocabulary == blocks / num_layers + inputs
 
 
 def test_only_linear_layers_are_adapted() -> None:

@@ -106,24 +106,36 @@ def _check_training_file(attempt: Attempt, longest_row: int) -> dict[str, Any]:
 
 def say_memory(attempt: Attempt, *, longest_row: int) -> int | None:
     """What training needs of the device, to the supervisor, who knows how much there is. Nothing is said of a
-    base whose weights are in another format: it is tried. Returns the bytes."""
-    spec = attempt.spec
-    try:
+    base whose weights are in another format: it is tried. Returns the bytes.
+
+    With activation checkpointing left to us, that without it is said if this worker may use so much; else
+    what it needs at least."""
+    spec, allowed = attempt.spec, attempt.order.memory_bytes
+    # A GPU holds one of the processes that train together; a machine's memory holds all of them.
+    together = 1 if str(attempt.device).startswith("cuda") else num_processes(attempt.order, attempt.device)
+
+    def needed(checkpointing: bool | None) -> int:
         estimate = estimate_memory(
-            weight_shapes(Path(attempt.order.base.path)),
+            shapes,
             spec.lora,
             spec.train,
             longest_row=longest_row,
             method=spec.defence,
             device="cuda" if str(attempt.device).startswith("cuda") else "cpu",
+            checkpointing=checkpointing,
         )
+        return estimate.total * together
+
+    try:
+        shapes = weight_shapes(Path(attempt.order.base.path))
+        num_bytes = needed(None)
+        if spec.train.activation_checkpointing == "auto" and 0 < allowed < num_bytes:
+            num_bytes = needed(True)
     except ModelError as error:
         logger.info("memory cannot be estimated: %s", error)
         return None
-    # A GPU holds one of the processes that train together; a machine's memory holds all of them.
-    together = 1 if str(attempt.device).startswith("cuda") else num_processes(attempt.order, attempt.device)
-    attempt.reporter.say(MemoryEstimated(num_bytes=estimate.total * together))
-    return estimate.total * together
+    attempt.reporter.say(MemoryEstimated(num_bytes=num_bytes))
+    return num_bytes
 
 
 def _screen(attempt: Attempt) -> dict[str, Any]:

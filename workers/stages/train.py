@@ -59,10 +59,16 @@ def train_as(attempt: Attempt, ranks: Ranks) -> StageFinished:
         checkpoints.fetch(order.checkpoint["prefix"])
         attempt.reporter.note(f"Resuming after step {order.checkpoint['step']}")
 
-    at_once = spec.train.micro_batch_tokens
+    at_once, recomputed = spec.train.micro_batch_tokens, spec.train.activation_checkpointing == "on"
 
     def on_progress(progress: Progress) -> None:
-        nonlocal at_once
+        nonlocal at_once, recomputed
+        if progress.activation_checkpointing and not recomputed:
+            recomputed = True
+            text = (
+                f"The memory is short: from step {progress.step} on layers are computed twice, the same steps"
+            )
+            attempt.reporter.note(text, level="warn", activation_checkpointing=True)
         tokens = progress.micro_batch_tokens
         if tokens is not None and tokens < at_once:
             at_once = tokens
@@ -83,6 +89,7 @@ def train_as(attempt: Attempt, ranks: Ranks) -> StageFinished:
         checkpoint=checkpoints,
         checkpoint_every_steps=1,  # asked after every step; the store decides by the clock
         ranks=ranks,
+        memory_bytes=order.memory_bytes or None,
     )
     if not ranks.is_first:
         return StageFinished(stage=Stage.TRAIN, output={})
@@ -104,6 +111,7 @@ def train_as(attempt: Attempt, ranks: Ranks) -> StageFinished:
     figures |= {
         "processes": ranks.size,
         "micro_batch_tokens": result.micro_batch_tokens,
+        "activation_checkpointing": result.activation_checkpointing,
         "estimated_memory_bytes": attempt.outputs[Stage.PREPARE.value].get("memory_bytes"),
     }
     # The adapter is that of the best evaluation where training may stop early. An epoch's end that it is the

@@ -120,3 +120,15 @@ def test_refused_before_the_base_is_loaded(
     assert (status, out) == (2, "")
     assert words in " ".join(err.split())
     assert not (tmp_path / "o").exists()
+
+
+def test_tokens_are_kept_for_the_next_run(
+    base_dir: Path, safe: Path, harmful: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    more = ("--data", safe, "--method", "booster", "--harmful-data", harmful, "--token-cache", cache)
+    first = align(base_dir, tmp_path / "first", *more)
+    assert len(list(cache.glob("*.safetensors"))) == 2
+    monkeypatch.setattr("autoclave.data.token_cache.encode", None)  # nobody tokenises
+    again = align(base_dir, tmp_path / "again", *more)
+    assert again["sha256"] == first["sha256"]

@@ -17,7 +17,7 @@ from tests.builders import chat_line
 
 OF_THE_FUSE = ("fused_with", "seconds", "peak_memory_bytes", "sha256", "first_loss", "last_loss")
 # What all jobs of a fuse share, and no one of them says.
-SHARED = ("estimated_memory_bytes", "micro_batch_tokens", "processes")
+SHARED = ("estimated_memory_bytes", "micro_batch_tokens", "activation_checkpointing", "processes")
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -163,3 +163,33 @@ def test_one_of_data_and_fuse_is_needed(tmp_path: Path) -> None:
     status, _, err = run("finetune", "--base", tmp_path)
     assert status == 2
     assert "--data and --out are needed" in err
+
+
+def test_activation_checkpointing_is_of_all_jobs(
+    base_dir: Path, entries: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    entries[1]["train"]["activation_checkpointing"] = "on"
+    status, _, err = fuse(base_dir, entries, tmp_path)
+    assert status == 2
+    assert "entry 2: train.activation_checkpointing is of the passes of all jobs" in " ".join(err.split())
+    del entries[1]["train"]["activation_checkpointing"]
+    status, _, err = fuse(base_dir, entries, tmp_path, "--activation-checkpointing", "sometimes")
+    assert status == 2
+    assert "activation_checkpointing" in err
+    assert fuse(base_dir, entries, tmp_path, "--activation-checkpointing", "on")[0] == 0
+
+
+def test_tokens_are_kept_for_the_next_run(
+    base_dir: Path, entries: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    assert fuse(base_dir, entries, tmp_path, "--token-cache", cache)[0] == 0
+    assert len(list(cache.glob("*.safetensors"))) == 3, "two trainings and a validation"
+    first = load_file(Path(entries[0]["out"]) / "adapter_model.safetensors")
+    for entry in entries:
+        entry["out"] += "-again"
+    monkeypatch.setattr("autoclave.data.token_cache.encode", None)  # nobody tokenises
+    status, _, err = fuse(base_dir, entries, tmp_path, "--token-cache", cache)
+    assert status == 0, err
+    again = load_file(Path(entries[0]["out"]) / "adapter_model.safetensors")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())

@@ -34,7 +34,8 @@ from tests.autoclave.defences.test_repnoise import HARMFUL
 from tests.autoclave.training.test_fused import DIFFERENT, base
 from tests.autoclave.training.test_loss import random_examples
 
-SPEC = TrainSpec(n_epochs=2, batch_size=5, learning_rate=5e-3, seed=3)
+# What is tried before the passes are halved: test_activation_checkpointing.py.
+SPEC = TrainSpec(n_epochs=2, batch_size=5, learning_rate=5e-3, seed=3, activation_checkpointing="off")
 
 
 class Memory:

@@ -104,6 +104,7 @@ def test_every_limit_of_a_base_is_in_the_form(database: Database) -> None:
     assert fields["hyperparameters.n_epochs"].default == "3"
     assert fields["hyperparameters.n_epochs"].bounds == "1 to 50"
     assert fields["training.packing"].choices == ("yes", "no")
+    assert fields["training.activation_checkpointing"].choices == ("auto", "on", "off")
     assert fields["defence.name"].choices == ("sft", "lisa", "ldifs")
     assert fields["defence.rho"].bounds == "0 to 10000"
     assert fields["training.learning_rate"].bounds == "above 0 to 1"

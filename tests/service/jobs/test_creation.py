@@ -115,6 +115,7 @@ def test_a_job_is_queued_with_its_events_and_its_doorbell(
             "train_on_inputs": False,
             "evaluations_per_epoch": 1,
             "early_stopping": None,
+            "activation_checkpointing": "auto",
         },
         "defence": {"name": "sft"},
         "training_result": None,

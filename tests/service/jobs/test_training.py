@@ -27,6 +27,7 @@ GIVEN = {
     "train_on_inputs": True,
     "evaluations_per_epoch": 2,
     "early_stopping": {"patience": 3, "min_delta": 0.01},
+    "activation_checkpointing": "on",
 }
 
 
@@ -234,6 +235,7 @@ def test_what_training_led_to_is_shown(client: TestClient, database: Database, t
         "best_step": 6,
         "best_valid_loss": 1.5,
         "micro_batch_tokens": 512,
+        "activation_checkpointing": True,
         "estimated_memory_bytes": 3_000_000,
         "peak_memory_bytes": 2_000_000,
     }

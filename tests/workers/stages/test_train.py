@@ -11,7 +11,7 @@ from autoclave.errors import CancelledError
 from service.jobs.states import Stage
 from tests.workers.pipeline_bench import PipelineBench, outputs
 from workers.attempt import Attempt, StageError
-from workers.messages import Checkpointed, MetricsMeasured, Noted, StepsMeasured
+from workers.messages import Checkpointed, MemoryEstimated, MetricsMeasured, Noted, StepsMeasured
 from workers.order import Order, TokenCacheOrder, set_stop_flag
 from workers.profile_files import realignment
 from workers.reporter import Reporter
@@ -158,3 +158,25 @@ def test_a_short_longest_row_does_not_cut_the_realignment_set(bench: PipelineBen
         lengths.append([len(example) for example in realignment(attempt).examples])
     assert lengths[0] == lengths[1]
     assert min(lengths[0]) > 8
+
+
+def test_a_worker_with_little_memory_computes_layers_twice(
+    bench: PipelineBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = run_training(bench, bench.order, monkeypatch)
+    (needed,) = [m.num_bytes for m in plain if isinstance(m, MemoryEstimated)][1:]
+    assert outputs(plain)["train"]["activation_checkpointing"] is False
+    order = msgspec.structs.replace(bench.order, memory_bytes=needed - 1)
+    messages = run_training(bench, order, monkeypatch)
+    (less,) = [m.num_bytes for m in messages if isinstance(m, MemoryEstimated)][1:]
+    assert less < needed
+    (note,) = [m for m in messages if isinstance(m, Noted) and m.text.startswith("The memory is short")]
+    assert note.data == {"activation_checkpointing": True}
+    train = outputs(messages)["train"]
+    assert train["activation_checkpointing"] is True
+    assert train["estimated_memory_bytes"] == less
+    assert train["adapter_sha256"] == outputs(plain)["train"]["adapter_sha256"], "the same bits"
+    off = with_training(bench, activation_checkpointing="off")
+    off = msgspec.structs.replace(off, memory_bytes=needed - 1)
+    messages = run_training(bench, off, monkeypatch)
+    assert [m.num_bytes for m in messages if isinstance(m, MemoryEstimated)][1] == needed
