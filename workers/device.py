@@ -62,7 +62,7 @@ class Device:
             # A driver that has no card, or is broken: jobs run on the processor then.
             self._program = None
         used = None if child_pid is None else group_resident_bytes(child_pid)
-        return DeviceReading("cpu", _processor_name(), used, _machine_bytes())
+        return DeviceReading("cpu", _processor_name(), used, machine_bytes())
 
     def _ask_driver(self, program: str) -> DeviceReading | None:
         chosen = [] if self._visible is None else [f"--id={self._visible}"]
@@ -101,7 +101,7 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _machine_bytes() -> int | None:
+def machine_bytes() -> int | None:
     """What this machine has, or this container may use of it."""
     if not _MEMINFO.exists():
         return None
