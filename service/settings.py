@@ -201,6 +201,11 @@ class Settings(BaseSettings):
         description="tokens of datasets that a worker keeps in its scratch space for a day, for jobs that "
         "run again on the same data; 0: none",
     )
+    resident_base_seconds: Annotated[float, Field(ge=0)] = Field(
+        default=300.0,
+        description="how long a process beside an idle worker keeps the base of its last job in host memory, "
+        "for the next job of the same base; 0: each job loads its own",
+    )
     # Adapters on their way out.
     adapter_ttl_seconds: Seconds | None = Field(
         default=None,

@@ -7,6 +7,8 @@ process or in one that died, so that a resumed attempt takes the same path.
 from __future__ import annotations
 
 import gc
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +21,14 @@ from autoclave.data.tokens import Encoded
 from autoclave.errors import AutoclaveError, DataError
 from autoclave.hashing import file_sha256
 from autoclave.modelling.adapters import WEIGHTS_FILE, detach, load_adapter, save_adapter
-from autoclave.modelling.bases import LoadedBase, default_device, default_dtype, load_base
+from autoclave.modelling.bases import LoadedBase, default_device, default_dtype, load_base, placed
 from autoclave.training.finetune import encode_for
 from service.jobs.states import Stage
 from service.storage import Storage, private_prefix
 from workers.order import FileOrder, Order
 from workers.reporter import Reporter
+
+logger = logging.getLogger(__name__)
 
 
 class StageError(AutoclaveError):
@@ -59,9 +63,16 @@ def data_errors_of(file: FileOrder, param: str) -> Iterator[None]:
 
 class Attempt:
     def __init__(
-        self, order: Order, storage: Storage, reporter: Reporter, *, device: str | None = None
+        self,
+        order: Order,
+        storage: Storage,
+        reporter: Reporter,
+        *,
+        device: str | None = None,
+        base: LoadedBase | None = None,
     ) -> None:
-        """`device`: the default one unless it is given."""
+        """`device`: the default one unless it is given. `base`: in host memory already, if it is that of the
+        order; it is used once."""
         self.order = order
         self.storage = storage
         self.reporter = reporter
@@ -71,6 +82,7 @@ class Attempt:
         self.device = default_device() if device is None else device
         self.outputs: dict[str, Any] = dict(order.stage_outputs)
         self._base: LoadedBase | None = None
+        self._resident = base
         self._adapted: Any = None
         self._training_set: Encoded | None = None
         self._validation_set: Encoded | None = None
@@ -78,11 +90,19 @@ class Attempt:
     def _loaded(self) -> LoadedBase:
         """Raises StageError if the files of the base changed since the job was made."""
         if self._base is None:
-            base = load_base(self.order.base.path, dtype=default_dtype(self.device), device=self.device)
+            began = time.monotonic()
+            path, dtype = Path(self.order.base.path), default_dtype(self.device)
+            # Moved, not copied: once on a GPU it is not in host memory any more.
+            resident, self._resident = self._resident, None
+            if resident is not None and (resident.dir, resident.model.dtype) == (path, getattr(torch, dtype)):
+                base, how = placed(resident, self.device), "was resident"
+            else:
+                base, how = load_base(path, dtype=dtype, device=self.device), "is loaded"
             if base.sha256 != self.order.base.sha256:
                 text = f"the files of base model {self.order.base.id} are not those that were registered"
                 raise StageError("base_mismatch", text, param="model")
             self._base = base
+            logger.info("the base %s; ready after %.2f s", how, time.monotonic() - began)
         return self._base
 
     @property

@@ -1,7 +1,8 @@
-"""One child process: started in its own session and process group, heard through a pipe, ended for good.
+"""One child process: in its own session and process group, heard through a pipe, ended for good.
 
-Knows nothing about jobs or databases. The child is leashed: should this process be killed, the kernel
-kills the child.
+Knows nothing about jobs or databases, nor how the process comes to be: spawned afresh, or forked from one
+that holds a base (`workers.forking`). The child is leashed: should this process be killed, the kernel kills
+the child.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Protocol, Self
 
 import msgspec
 import structlog
 
 from workers.leash import leashed
 from workers.messages import AnyMessage, decode
-from workers.processes import group_alive, kill_group, signal_group
+from workers.processes import kill_group, signal_group
 
 log = structlog.get_logger(__name__)
 
@@ -57,16 +59,77 @@ def child_environment(
     return _DEFAULTS | passed | _FIXED
 
 
+@dataclass(frozen=True)
+class Handover:
+    """What a child is given: two descriptors, which the giver closes, and its environment."""
+
+    messages: int
+    log: int
+    environment: dict[str, str]
+
+
+BaseOf = Literal["resident", "loaded", "fresh"]
+"""Of a child: whether its base was there already, was loaded for it by the process that it is forked from, or
+is its own affair."""
+
+
+class GroupLeader(Protocol):
+    """A process that leads a group of its own."""
+
+    @property
+    def base(self) -> BaseOf: ...
+
+    @property
+    def pid(self) -> int: ...
+
+    def exit_code(self) -> int | None:
+        """None while it runs; negative is the number of the signal that ended it."""
+
+    def send(self, number: signal.Signals) -> None:
+        """To the whole group: it is to end."""
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Of one that is to end: whether it did in time."""
+
+
+class SpawnedProcess:
+    """A fresh process, leashed to this one. `command` gets the number of the file descriptor to write
+    messages to and returns the arguments."""
+
+    def __init__(self, command: Callable[[int], list[str]], handover: Handover) -> None:
+        self._process = subprocess.Popen(
+            leashed(command(handover.messages)),
+            stdin=subprocess.DEVNULL,
+            stdout=handover.log,
+            stderr=subprocess.STDOUT,
+            pass_fds=(handover.messages,),
+            start_new_session=True,
+            env=handover.environment,
+        )
+        self.pid = self._process.pid
+        self.base: BaseOf = "fresh"
+
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    def send(self, number: signal.Signals) -> None:
+        signal_group(self.pid, number)
+
+    def wait(self, timeout_seconds: float) -> bool:
+        try:
+            self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
 class ChildProcess:
     """A context manager: when its block ends, however it ends, nobody is left in the process group.
-
-    `command` gets the number of the file descriptor to write messages to and returns the arguments.
-    `environment` replaces what is passed on of our own.
-    """
+    `environment` replaces what is passed on of our own."""
 
     def __init__(
         self,
-        command: Callable[[int], list[str]],
+        start: Callable[[Handover], GroupLeader],
         *,
         log_path: Path,
         also_passed: frozenset[str] = frozenset(),
@@ -74,28 +137,29 @@ class ChildProcess:
     ) -> None:
         self.log_path = log_path
         self._messages: queue.SimpleQueue[AnyMessage | None] = queue.SimpleQueue()
+        environment = environment or child_environment(dict(os.environ), also_passed)
         reading, writing = os.pipe()
         try:
-            with log_path.open("ab") as output:
-                self._process = subprocess.Popen(
-                    leashed(command(writing)),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(writing,),
-                    start_new_session=True,
-                    env=environment or child_environment(dict(os.environ), also_passed),
-                )
+            with log_path.open("ab") as log_file:
+                self._process = start(Handover(writing, log_file.fileno(), environment))
         except BaseException:
             os.close(reading)
             raise
         finally:
             os.close(writing)
-        self.pid = self._process.pid
         self._reader = threading.Thread(
             target=self._read, args=(reading,), name=f"child-{self.pid}", daemon=True
         )
         self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """Of the leader of the group that works for us now; it may change until the child speaks."""
+        return self._process.pid
+
+    @property
+    def base(self) -> BaseOf:
+        return self._process.base
 
     def _read(self, descriptor: int) -> None:
         with os.fdopen(descriptor, "rb") as pipe:
@@ -120,22 +184,18 @@ class ChildProcess:
 
     def exit_code(self) -> int | None:
         """None while it runs; negative is the number of the signal that ended it."""
-        return self._process.poll()
+        return self._process.exit_code()
 
     def terminate(self) -> None:
-        signal_group(self.pid, signal.SIGTERM)
+        self._process.send(signal.SIGTERM)
 
     def kill(self) -> None:
-        signal_group(self.pid, signal.SIGKILL)
+        self._process.send(signal.SIGKILL)
 
     def gone(self) -> bool:
         """End whatever is left of the group; True once the process and its group are no more."""
         kill_group(self.pid)
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            return False
-        return not group_alive(self.pid)
+        return self._process.wait(10) and kill_group(self.pid)
 
     def __enter__(self) -> Self:
         return self

@@ -64,7 +64,7 @@ class Device:
             # A driver that has no card, or is broken: jobs run on the processor then.
             self._program = None
         used = None if child_pid is None else group_resident_bytes(child_pid)
-        total = _machine_bytes()
+        total = machine_bytes()
         return DeviceReading("cpu", _processor_name(), used, total, total)
 
     def _ask_driver(self, program: str) -> DeviceReading | None:
@@ -104,7 +104,7 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _machine_bytes() -> int | None:
+def machine_bytes() -> int | None:
     """What this machine has, or this container may use of it."""
     if not _MEMINFO.exists():
         return None

@@ -14,6 +14,7 @@ from service.jobs.lease import StopRequest
 from service.jobs.results import ResultFile
 from service.jobs.states import Stage, next_stage
 from service.tracing import Tracer, current_traceparent
+from workers.child import BaseOf
 from workers.endings import Ending, Finished
 from workers.messages import AnyMessage, Failed, ProgressMade, Published, StageFinished
 from workers.metrics import WorkerMetrics, outcome_of
@@ -45,6 +46,10 @@ class MeasuredRecord(JobRecord):
         """A child starts now: time from here on counts."""
         self._stage_began_at = time.time()
         self._counted_at = time.monotonic()
+
+    def count_start(self, base: BaseOf) -> None:
+        """Of a child, once it is known how it came by its base."""
+        self._metrics.child_started(base)
 
     def heartbeat(self, progress: ProgressMade | None = None) -> StopRequest | None:
         asked = super().heartbeat(progress)

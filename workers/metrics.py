@@ -5,13 +5,14 @@ Labels are stages, outcomes and our own words: never a tenant, a job or anything
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from service.jobs.states import Stage
 from service.metrics.api import process_registry
 from service.models import Job
+from workers.child import BaseOf
 from workers.endings import (
     Cancelled,
     DeadlineExceeded,
@@ -86,6 +87,12 @@ class WorkerMetrics:
             ["outcome"],
             registry=self.registry,
         )
+        self._children = Counter(
+            "ft_children",
+            "Child processes, by how they came by their base.",
+            ["base"],
+            registry=self.registry,
+        )
         self._tokens = Counter(
             "ft_train_tokens",
             "Tokens with a loss, of train stages that were finished.",
@@ -120,6 +127,8 @@ class WorkerMetrics:
             self._stage_seconds.labels(stage.value)
         for outcome in OUTCOMES:
             self._attempts.labels(outcome)
+        for base in get_args(BaseOf):
+            self._children.labels(base)
         for reason in REAP_REASONS:
             self._reaped.labels(reason)
         for phase in PHASES:
@@ -131,6 +140,9 @@ class WorkerMetrics:
     def attempt_ended(self, outcome: str) -> None:
         assert outcome in OUTCOMES, outcome
         self._attempts.labels(outcome).inc()
+
+    def child_started(self, base: BaseOf) -> None:
+        self._children.labels(base).inc()
 
     def trained(self, num_tokens: int) -> None:
         self._tokens.inc(num_tokens)

@@ -24,6 +24,7 @@ from autoclave.errors import (
     OutOfMemoryError,
     RankLostError,
 )
+from autoclave.modelling.bases import LoadedBase
 from service import log
 from service.storage import StorageCorruptError, StorageUnavailableError, storage_from_url
 from workers.attempt import Attempt, StageError
@@ -64,16 +65,23 @@ def verdict_of(error: AutoclaveError) -> Failed:
             return Failed(code=error.code, message=text)
 
 
-def main(order_path: Path, descriptor: int) -> int:
+def main(
+    order_path: Path, descriptor: int, *, base: LoadedBase | None = None, num_threads: int | None = None
+) -> int:
+    """The exit status. `base`: in host memory already, of a process that was forked; `num_threads`: how many
+    a fresh process would use."""
     order = read_order(order_path)
     log.configure(json=True, fields=log_fields(order))
+    # Said aloud also where it changes nothing: MKL then always uses that many, and a fresh process gives the
+    # same bits as a forked one.
+    torch.set_num_threads(num_threads or torch.get_num_threads())
     transformers_logging.disable_progress_bar()
     reporter = Reporter(descriptor, order.stop_flag)
     began_at = time.monotonic()
     with Tracking(order, lambda text: reporter.note(text, level="warn")) as tracking:
         reporter.listener = tracking.hear
         try:
-            run_pipeline(Attempt(order, storage_from_url(order.storage_url), reporter))
+            run_pipeline(Attempt(order, storage_from_url(order.storage_url), reporter, base=base))
         except CancelledError:
             logger.info("stopped as asked")
         except RankLostError as error:

@@ -10,9 +10,7 @@ A job that this process cannot bring to an end (it is killed, it loses the lease
 from __future__ import annotations
 
 import shutil
-import sys
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -33,30 +31,22 @@ from service.storage import Storage, StorageUnavailableError
 from service.tracing import Tracer
 from workers import database_outage
 from workers.bases.taking import RegistrationTaker
-from workers.child import WANDB_NAMES, ChildProcess
-from workers.child_log import ChildLog, log_tail
-from workers.endings import Died, Ending, Finished, OutOfMemory, ScratchFull, StorageDown
+from workers.endings import Ending, Finished, OutOfMemory, StorageDown
+from workers.job_processes import ChildCommand, JobProcesses, runner_command
 from workers.measured import MeasuredRecord
 from workers.messages import Noted, Published
 from workers.metrics import LEASE_LOST, WorkerMetrics
-from workers.order import Order, TokenCacheOrder, write_order
+from workers.order import Order, TokenCacheOrder
 from workers.order_from_job import log_context, order_from_job
 from workers.presence import Presence
 from workers.record import ring_again
 from workers.result_page import result_page
-from workers.scratch_space import ScratchSpace, says_full
+from workers.scratch_space import ScratchSpace
 from workers.storage_outage import StorageOutage
 from workers.sweep import sweep_job
-from workers.watch import DATABASE_OUTAGE, Limits, Watch
+from workers.watch import DATABASE_OUTAGE, Limits
 
 log = structlog.get_logger(__name__)
-
-ChildCommand = Callable[[Path, int], list[str]]
-"""From the path of an order and the descriptor for messages to the arguments of the child."""
-
-
-def runner_command(order: Path, descriptor: int) -> list[str]:
-    return [sys.executable, "-m", "workers.runner", str(order), str(descriptor)]
 
 
 def limits_from_settings(settings: Settings) -> Limits:
@@ -87,7 +77,6 @@ class Supervisor:
         self._owner = owner
         self._work_dir = work_dir
         self._shutdown = shutdown
-        self._child_command = child_command
         self._metrics = metrics or WorkerMetrics()
         self._tracer = tracer or Tracer()
         self._presence = presence
@@ -102,6 +91,19 @@ class Supervisor:
             shutdown=shutdown,
             presence=presence,
         )
+        self._processes = JobProcesses(
+            storage,
+            settings,
+            self._limits,
+            work_dir=work_dir,
+            shutdown=shutdown,
+            child_command=child_command,
+            scratch_space=self._scratch_space,
+        )
+
+    def close(self) -> None:
+        """Ends the process that keeps a base."""
+        self._processes.close()
 
     def answer(self, rung_for: str, traceparent: str | None = None) -> None:
         """A doorbell rang, for the job of this id: do what is to be done, job after job, until nothing is
@@ -194,7 +196,7 @@ class Supervisor:
             kept_checkpoints=self._settings.kept_checkpoints,
             storage=self._storage,
         )
-        ending, tail = self._run_child(order, record)
+        ending, tail = self._processes.run(order, record, self._presence)
         if isinstance(ending, OutOfMemory):
             record.end_child("out_of_memory")
             record.apply(Noted(text="Out of memory: trying again with half the tokens at once", level="warn"))
@@ -202,7 +204,8 @@ class Supervisor:
             order = msgspec.structs.replace(
                 self._order(claim, scratch), model_id=order.model_id, micro_batch_divisor=2
             )
-            ending, tail = self._run_child(order, record)
+            ending, tail = self._processes.run(order, record, self._presence)
+        self._outage.note(failed=isinstance(ending, StorageDown))
         return self._conclude(record, claim.job_id, ending, tail)
 
     def _order(self, claim: Claim, scratch: Path) -> Order:
@@ -241,53 +244,6 @@ class Supervisor:
         """Runs that nobody sent must outlive the job's scratch folder, for the operator to sync them."""
         offline = self._settings.wandb_mode_of_jobs == "offline"
         return Path(self._settings.work_dir) / "wandb" if offline else scratch
-
-    def _run_child(self, order: Order, record: MeasuredRecord) -> tuple[Ending, str]:
-        """As `_watch_child`. A disk that is full also without this job's files is not the job's fault."""
-        try:
-            ending, tail = self._watch_child(order, record)
-        except OSError as error:
-            if not says_full(error):
-                raise
-            log.error("cannot begin the job: no room for scratch files", error=str(error))
-            return ScratchFull(), ""
-        if isinstance(ending, Died) and self._scratch_space.is_full():
-            shutil.rmtree(order.scratch, ignore_errors=True)
-            ending = ScratchFull() if self._scratch_space.is_full() else ending
-        return ending, tail
-
-    def _watch_child(self, order: Order, record: MeasuredRecord) -> tuple[Ending, str]:
-        scratch = Path(order.scratch)
-        scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
-        order_path = scratch / "order.json"
-        write_order(order, order_path)
-        order.stop_flag.unlink(missing_ok=True)
-        record.begin_child()
-        child_log = ChildLog(scratch / "child.log")
-        with ChildProcess(
-            lambda descriptor: self._child_command(order_path, descriptor),
-            log_path=scratch / "child.log",
-            also_passed=self._storage.child_environment
-            | (WANDB_NAMES if order.wandb is not None else frozenset()),
-        ) as child:
-            log.info("child started", pid=child.pid)
-            if self._presence is not None:
-                self._presence.child_started(child.pid)
-            watch = Watch(
-                child,
-                record,
-                self._limits,
-                stop_flag=order.stop_flag,
-                shutdown=self._shutdown,
-                on_heartbeat=child_log.pass_on,
-            )
-            try:
-                ending = watch.run()
-            finally:
-                child_log.pass_on()
-            log.info("child ended", pid=child.pid, ending=type(ending).__name__)
-            self._outage.note(failed=isinstance(ending, StorageDown))
-            return ending, log_tail(child.log_path)
 
     def _write_ending(self, record: MeasuredRecord, job_id: str, ending: Ending, log_tail: str) -> bool:
         files: list[ResultFile] = []  # swept up later, should the job end in another way

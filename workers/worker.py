@@ -32,12 +32,13 @@ from workers.announcing import Announcing
 from workers.bells import Bells
 from workers.celery_app import answer, make_celery, require_broker, ring
 from workers.device import own_device
+from workers.job_processes import ChildCommand, runner_command
 from workers.maintenance import maintenance_from_settings
 from workers.presence import Presence
 from workers.scratch import own_folder
 from workers.served_metrics import served_metrics
 from workers.signing import SigningKey, SigningKeyError
-from workers.supervisor import ChildCommand, Supervisor, runner_command
+from workers.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
 
@@ -103,6 +104,7 @@ def run_worker(*, maintain: bool, child_command: ChildCommand = runner_command) 
             tracer=tracer,
             presence=presence,
         )
+        stack.callback(supervisor.close)
         answer(app, supervisor.answer)
         loop = maintenance_from_settings(
             database, storage, Bells(database, app), settings, metrics=metrics, tracer=tracer

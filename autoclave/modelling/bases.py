@@ -71,6 +71,11 @@ def load_base(dir: str | Path, *, dtype: Dtype = "float32", device: str = "cpu")
     A tokenizer without a pad token pads with its end-of-sequence token (logged): padding is masked
     everywhere, so no result depends on which token it is.
     """
+    return placed(read_base(dir, dtype=dtype), device)
+
+
+def read_base(dir: str | Path, *, dtype: Dtype = "float32") -> LoadedBase:
+    """The first half of `load_base`: in host memory, its numbers not looked at. Raises ModelError."""
     folder = Path(dir)
     refuse_unusable(folder)
     refuse_architecture(read_config(folder), str(folder))
@@ -85,9 +90,14 @@ def load_base(dir: str | Path, *, dtype: Dtype = "float32", device: str = "cpu")
     if model.config.is_encoder_decoder:
         raise ModelError(f"{folder} is an encoder-decoder model; only decoder-only models are supported.")
     model.requires_grad_(False)
-    model.to(device).eval()
-    refuse_non_finite(dict(model.named_parameters()), folder)
     return LoadedBase(model, tokenizer, folder)
+
+
+def placed(base: LoadedBase, device: str) -> LoadedBase:
+    """The other half: the same base, moved to `device` and checked. Raises NonFiniteWeightsError."""
+    base.model.to(device).eval()
+    refuse_non_finite(dict(base.model.named_parameters()), base.dir)
+    return base
 
 
 def load_tokenizer(dir: str | Path) -> Any:

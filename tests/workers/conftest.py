@@ -17,6 +17,7 @@ from service.settings import Settings
 from service.storage import Storage
 from tests.builders import Tenant, get_job, make_queued_job
 from tests.workers import children
+from workers.job_processes import runner_command
 from workers.supervisor import Supervisor
 
 QueuedJob = Callable[..., str]
@@ -58,7 +59,8 @@ class Bench:
         self.work_dir = Path(settings.work_dir)
         self.shutdown = threading.Event()
 
-    def supervisor(self, behaviour: str, **settings: Any) -> Supervisor:
+    def supervisor(self, behaviour: str | None, **settings: Any) -> Supervisor:
+        """None: with the real child."""
         return Supervisor(
             self.database,
             self.storage,
@@ -66,7 +68,7 @@ class Bench:
             owner="test",
             work_dir=self.work_dir,
             shutdown=self.shutdown,
-            child_command=children.command(behaviour),
+            child_command=runner_command if behaviour is None else children.command(behaviour),
         )
 
     def run(self, behaviour: str, job_id: str, **settings: Any) -> Job:

@@ -11,7 +11,6 @@ import structlog
 
 from tests.workers.conftest import Bench, QueuedJob
 from workers.child_log import LINES_AT_ONCE, ChildLog, log_tail
-from workers.supervisor import runner_command
 
 
 def line(event: str, **fields: Any) -> str:
@@ -116,8 +115,7 @@ def test_every_line_about_an_attempt_says_whose_it_is(bench: Bench, queued_job: 
 def test_the_real_child_logs_like_that(bench: Bench, queued_job: QueuedJob) -> None:
     """Its base lies nowhere, so it says why it ends."""
     job_id = queued_job(request_id="req_x")
-    supervisor = bench.supervisor("unused")
-    supervisor._child_command = runner_command
+    supervisor = bench.supervisor(None)
     capture = structlog.testing.LogCapture()
     before = structlog.get_config()["processors"]
     structlog.configure(processors=[structlog.contextvars.merge_contextvars, capture])

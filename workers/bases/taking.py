@@ -27,7 +27,7 @@ from service.settings import Settings
 from workers import database_outage
 from workers.bases.order import RegistrationOrder, environment_for, write_order
 from workers.bases.record import RegistrationRecord
-from workers.child import ChildProcess
+from workers.child import ChildProcess, SpawnedProcess
 from workers.child_log import ChildLog, log_tail
 from workers.endings import Ending
 from workers.presence import Presence
@@ -150,7 +150,9 @@ class RegistrationTaker:
         write_order(order, order_path)
         child_log = ChildLog(scratch / "child.log")
         with ChildProcess(
-            lambda descriptor: self._child_command(order_path, descriptor),
+            lambda handover: SpawnedProcess(
+                lambda descriptor: self._child_command(order_path, descriptor), handover
+            ),
             log_path=scratch / "child.log",
             environment=environment_for(order, dict(os.environ)),
         ) as child:
