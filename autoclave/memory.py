@@ -57,7 +57,7 @@ Shapes = dict[str, tuple[int, ...]]
 _BYTES_PER_NUMBER: dict[Device, int] = {"cpu": 4, "cuda": 2}
 _KEPT_BY_ALLOCATOR: dict[Device, int] = {"cpu": 2, "cuda": 1}
 # How many the loss computes at once. On a CPU they should stay near its caches; a GPU wants large products.
-LOGITS_AT_ONCE: dict[Device, int] = {"cpu": 2**22, "cuda": 2**27}
+LOGITS_AT_ONCE: dict[Device, int] = {"cpu": 2**23, "cuda": 2**27}
 _MAX_HEADER_BYTES = 100_000_000
 _PLAIN = SftSpec()
 

@@ -84,10 +84,9 @@ def _in_chunks(
     is_right = hidden.new_empty(num_rows, dtype=torch.bool)
     gradient = torch.empty_like(hidden) if with_gradient else None
     chunk_rows = max(1, LOGITS_AT_ONCE["cuda" if hidden.is_cuda else "cpu"] // vocabulary)
-    # The two largest tensors of a step are made once: on a CPU, pages that the kernel has to find anew for
-    # every chunk cost more than the softmax.
-    shape = (min(num_rows, chunk_rows), vocabulary)
-    room = hidden.new_empty(shape, dtype=head.weight.dtype), hidden.new_empty(shape, dtype=losses.dtype)
+    # The largest tensor of a step is made once, and the softmax is computed in its place: on a CPU, pages
+    # that the kernel has to find anew cost more than the softmax.
+    room = hidden.new_empty((min(num_rows, chunk_rows), vocabulary), dtype=head.weight.dtype)
     for start in range(0, num_rows, chunk_rows):
         rows = slice(start, start + chunk_rows)
         losses[rows], is_right[rows], by_products = _chunk(
@@ -99,36 +98,37 @@ def _in_chunks(
 
 
 def _chunk(
-    hidden: Tensor, targets: Tensor, head: _Head, room: tuple[Tensor, Tensor], with_gradient: bool
+    hidden: Tensor, targets: Tensor, head: _Head, room: Tensor, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of C rows: losses (C,), whether right (C,), and the gradient of each loss by what the head gives for
     its row, (C, V) in the type of the head (softmax minus one-hot, if nothing comes after the head).
 
-    Writes to `room`, two tensors of at least C rows; the gradient is good until the next call."""
-    products, probabilities = room[0][: len(hidden)], room[1][: len(hidden)]  # (C, V) each
+    Writes to `room`, a tensor of at least C rows; the gradient is good until the next call."""
+    logits = room[: len(hidden)]  # (C, V)
     if head.bias is None:
-        torch.mm(hidden, head.weight.T, out=products)
+        torch.mm(hidden, head.weight.T, out=logits)
     else:
-        torch.addmm(head.bias, hidden, head.weight.T, out=products)
-    logits = products.to(probabilities.dtype)
+        torch.addmm(head.bias, hidden, head.weight.T, out=logits)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if head.scale != 1.0:
-        logits = logits * head.scale
+        logits *= head.scale
     if head.softcap is not None:
-        bent = (logits / head.softcap).tanh()
+        bent = logits.div_(head.softcap).tanh_()
         logits = bent * head.softcap
     highest = logits.amax(dim=-1)  # (C,)
     wanted = targets[:, None]
     at_target = logits.gather(1, wanted)[:, 0]  # (C,)
-    torch.softmax(logits, dim=-1, out=probabilities)
+    is_right = _is_right(logits, targets, at_target == highest)
+    probabilities = torch.softmax(logits, dim=-1, out=logits)
     # The highest probability is 1 / sum of exp(logit - highest), and never too small for a logarithm.
     losses = highest - at_target - probabilities.amax(dim=-1).log()
     if with_gradient:
         probabilities.scatter_add_(1, wanted, probabilities.new_full(wanted.shape, -1.0))
         if head.softcap is not None:
-            probabilities *= 1 - bent.square()
+            probabilities *= bent.square_().neg_().add_(1)
         if head.scale != 1.0:
             probabilities *= head.scale
-    return losses, _is_right(logits, targets, at_target == highest), probabilities.to(head.weight.dtype)
+    return losses, is_right, probabilities.to(head.weight.dtype)
 
 
 def _is_right(logits: Tensor, targets: Tensor, may_be: Tensor) -> Tensor:

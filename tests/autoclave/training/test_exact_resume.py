@@ -27,7 +27,7 @@ from autoclave.modelling.bases import load_base
 from autoclave.progress import Progress
 from autoclave.spec import EarlyStopping, LdifsSpec, LisaSpec, LoraSpec, TrainSpec
 from autoclave.training import checkpoint as checkpoint_module
-from autoclave.training import loop as loop_module
+from autoclave.training import run as run_module
 from autoclave.training.checkpoint import CheckpointStore
 from autoclave.training.loop import TrainResult, finetune
 from autoclave.training.objective import Objective
@@ -161,7 +161,7 @@ def test_killed_at_random_in_the_middle_of_steps(
             raise Killed
         return clip(*arguments, **more)
 
-    monkeypatch.setattr(loop_module.torch.nn.utils, "clip_grad_norm_", clip_or_die)
+    monkeypatch.setattr(run_module.torch.nn.utils, "clip_grad_norm_", clip_or_die)
     store = CheckpointStore(tmp_path)
     broken = until_the_end(base_dir, case, checkpoint=store, checkpoint_every_steps=every_steps)
     assert_same(broken, whole)
