@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from service.db import Database
 from service.models import Job
@@ -23,9 +24,11 @@ from tests.workers.forking.test_forking import ended, wait_until
 from tests.workers.pipeline_bench import PipelineBench
 from tests.workers.test_exact_resume import RealJobs
 from tests.workers.test_supervisor import gone
+from workers import resident_base as process
 from workers.child import ChildProcess, GroupLeader, Handover, SpawnedProcess
 from workers.forking.channel import Request
 from workers.forking.resident import ResidentBase
+from workers.forking.server import CannotForkError
 from workers.job_processes import resident_base, server_environment
 from workers.messages import Noted
 from workers.order import write_order
@@ -149,3 +152,35 @@ def test_what_a_job_makes(jobs: RealJobs) -> None:
     for name in ("summary", "measurements", "frontier", "sparsity"):
         assert reports[0][name] == reports[1][name] == reports[2][name]
     assert (changed.status, changed.error_code) == ("failed", "base_mismatch")
+
+
+def test_a_base_too_large_for_the_machine_is_not_kept(
+    bench: PipelineBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(bench.base_dir)
+    kept = process.kept_base(folder, "cpu")
+    assert kept is not None
+    num_bytes = sum(weight.numel() * 4 for weight in kept.model.parameters())
+    assert kept.sha256 == bench.order.base.sha256
+    monkeypatch.setattr(process, "machine_bytes", lambda: 2 * num_bytes - 1)
+    assert process.kept_base(folder, "cpu") is None
+    assert process.kept_base(folder, "cuda") is not None, "half the bytes there"
+
+
+def test_a_base_that_cannot_be_loaded_is_left_to_the_job(tmp_path: Path) -> None:
+    holder = process.Holder(0)
+    assert not holder.prepare(str(tmp_path))
+    assert holder.base is None
+
+
+def test_several_gpus_that_train_together(bench: PipelineBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "devices", lambda: ("cpu", 2))
+    with pytest.raises(CannotForkError, match="2 GPUs train together") as caught:
+        process.Holder(0).prepare(bench.order.base.path)
+    assert caught.value.for_good
+    assert process.Holder(1).prepare(bench.order.base.path)
+
+
+def test_a_forked_process_whose_driver_is_spoilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    assert process.unfit() == "a library used the GPU before the fork"
