@@ -161,12 +161,18 @@ class Fleet:
 
 
 def child_of(worker: psutil.Process) -> psutil.Process | None:
-    """The process that trains."""
+    """The process that trains, not the one that keeps the base."""
     try:
         children = worker.children(recursive=True)
-        return next((c for c in children if c.status() != psutil.STATUS_ZOMBIE), None)
+        return next((c for c in children if c.status() != psutil.STATUS_ZOMBIE and not keeps_base(c)), None)
     except psutil.NoSuchProcess:
         return None
+
+
+def keeps_base(process: psutil.Process) -> bool:
+    """What it forks has its command line, too."""
+    module = "workers.resident_base"
+    return module in process.cmdline() and module not in psutil.Process(process.ppid()).cmdline()
 
 
 def is_gone(process: psutil.Process) -> bool:

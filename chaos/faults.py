@@ -19,6 +19,7 @@ from chaos.schedule import WAITING, Fault
 from chaos.watcher import TERMINAL, Sight, Watcher
 
 STAGE_WAIT_SECONDS = 120.0
+STARTS_SECONDS = 15.0
 CHILD_GONE_SECONDS = 5.0
 ARMED_SECONDS = 90.0
 DRAINED_SECONDS = 90.0
@@ -117,9 +118,9 @@ class Faults:
         return sight, worker
 
     def _children(self, worker: Process) -> list[psutil.Process]:
-        """Of a worker that has just claimed: its child starts within moments."""
-        deadline = time.monotonic() + 2.0
-        while not (children := worker.children()) and time.monotonic() < deadline:
+        """Of a worker that has just claimed: its child starts within moments, or once the base is loaded."""
+        deadline = time.monotonic() + STARTS_SECONDS
+        while not (children := worker.jobs()) and time.monotonic() < deadline:
             time.sleep(0.02)
         if not children:
             raise Missed("the job ended first")

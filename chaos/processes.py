@@ -83,6 +83,18 @@ class Process:
         except psutil.NoSuchProcess:
             return []
 
+    def jobs(self) -> list[psutil.Process]:
+        """As `children`, without the process that keeps a base for the next job."""
+        found = []
+        for child in self.children():
+            try:
+                keeps = child.ppid() == self.pid and "workers.resident_base" in child.cmdline()
+            except psutil.NoSuchProcess:
+                continue
+            if not keeps:
+                found.append(child)
+        return found
+
     def shift_clock(self, seconds: float) -> None:
         partial = self.clock_file.with_suffix(".partial")
         partial.write_text(str(seconds))

@@ -95,7 +95,7 @@ class Attempt:
             # Moved, not copied: once on a GPU it is not in host memory any more.
             resident, self._resident = self._resident, None
             if resident is not None and (resident.dir, resident.model.dtype) == (path, getattr(torch, dtype)):
-                base, how = placed(resident, self.device), "was resident"
+                base, how = placed(resident, self.device), "was in host memory"
             else:
                 base, how = load_base(path, dtype=dtype, device=self.device), "is loaded"
             if base.sha256 != self.order.base.sha256:

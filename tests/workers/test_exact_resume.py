@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from service.storage import Storage
 from tests.autoclave.tiny import save_tiny_base
 from tests.builders import Tenant, get_job, make_base, make_file, make_queued_job
 from tests.workers.pipeline_bench import PipelineBench
+from workers.metrics import WorkerMetrics
 from workers.supervisor import Supervisor
 
 pytestmark = pytest.mark.slow
@@ -37,6 +39,7 @@ class RealJobs:
             update={"lease_ttl_seconds": 60.0, "heartbeat_seconds": 0.1, "checkpoint_every_seconds": 0.5}
         )
         self.shutdown = threading.Event()
+        self.metrics = WorkerMetrics()
         order = bench.order
         with database.transaction() as session:
             make_base(
@@ -66,15 +69,21 @@ class RealJobs:
             )
             return job.id
 
-    def run(self) -> None:
-        Supervisor(
+    def supervisor(self, **changes: Any) -> Supervisor:
+        """To be closed. `changes` are of the settings."""
+        return Supervisor(
             self.database,
             self.bench.storage,
-            self.settings,
+            self.settings.model_copy(update=changes),
             owner="test",
             work_dir=Path(self.settings.work_dir),
             shutdown=self.shutdown,
-        ).run_next()
+            metrics=self.metrics,
+        )
+
+    def run(self) -> None:
+        with closing(self.supervisor()) as supervisor:
+            supervisor.run_next()
 
     def run_until_step(
         self, job_id: str, step: int, stop: Callable[[], object], *, patience_seconds: float = 90
@@ -105,11 +114,18 @@ class RealJobs:
             return read_points(session, job_id)[-1].step
 
 
+def runs_a_job(process: psutil.Process) -> bool:
+    """Not the process that keeps the base; one that was forked from it."""
+    module = "workers.resident_base"
+    line = process.cmdline()
+    return "workers.runner" in line or (module in line and module in psutil.Process(process.ppid()).cmdline())
+
+
 def children() -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process().children(recursive=True)
-        if child.status() != psutil.STATUS_ZOMBIE and "workers.runner" in child.cmdline()
+        if child.status() != psutil.STATUS_ZOMBIE and runs_a_job(child)
     ]
 
 

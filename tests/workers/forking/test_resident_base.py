@@ -5,30 +5,32 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from service.db import Database
-from service.models import AlignedBase, Job
+from service.models import Job
 from service.settings import Settings
 from service.storage import Storage
 from tests.autoclave.tiny import save_tiny_base
-from tests.builders import Tenant, get_job, make_base, make_file, make_queued_job
+from tests.builders import Tenant
 from tests.exposition import samples
 from tests.workers.forking.test_forking import ended, wait_until
 from tests.workers.pipeline_bench import PipelineBench
+from tests.workers.test_exact_resume import RealJobs
 from tests.workers.test_supervisor import gone
+from workers import resident_base as process
 from workers.child import ChildProcess, GroupLeader, Handover, SpawnedProcess
 from workers.forking.channel import Request
 from workers.forking.resident import ResidentBase
-from workers.job_processes import resident_base, runner_command, server_environment
+from workers.forking.server import CannotForkError
+from workers.job_processes import resident_base, server_environment
 from workers.messages import Noted
-from workers.metrics import WorkerMetrics
 from workers.order import write_order
 from workers.supervisor import Supervisor
 
@@ -108,69 +110,8 @@ def test_what_a_job_finds(bench: PipelineBench, tmp_path: Path) -> None:
         assert len({facts["own"][name] for facts in found}) == 3, "two jobs must not draw the same numbers"
 
 
-class RealJobs:
-    """A worker's supervisor with real children, on a tiny base."""
-
-    def __init__(self, bench: PipelineBench, database: Database, settings: Settings, project_id: str) -> None:
-        self.bench, self.database, self.project_id = bench, database, project_id
-        self.settings = settings.model_copy(update={"lease_ttl_seconds": 60.0, "heartbeat_seconds": 0.1})
-        self.metrics = WorkerMetrics()
-        order = bench.order
-        with database.transaction() as session:
-            make_base(
-                session,
-                id=order.base.id,
-                path=order.base.path,
-                sha256=order.base.sha256,
-                safety_profile=order.profile(),
-            )
-
-    def supervisor(self, **settings: Any) -> Supervisor:
-        return Supervisor(
-            self.database,
-            self.bench.storage,
-            self.settings.model_copy(update=settings),
-            owner="test",
-            work_dir=Path(self.settings.work_dir),
-            shutdown=threading.Event(),
-            child_command=runner_command,
-            metrics=self.metrics,
-        )
-
-    def run(self, supervisor: Supervisor) -> Job:
-        order = self.bench.order
-        with self.database.transaction() as session:
-            sha256 = session.get_one(AlignedBase, order.base.id).sha256
-            file = make_file(
-                session,
-                self.project_id,
-                storage_key=order.training_file.storage_key,
-                sha256=order.training_file.sha256,
-            )
-            job_id = make_queued_job(
-                session,
-                self.project_id,
-                base_id=order.base.id,
-                base_sha256=sha256,
-                spec=order.spec,
-                training_file_id=file.id,
-            ).id
-        assert supervisor.run_next()
-        return get_job(self.database, job_id)
-
-    def starts(self) -> dict[str, float]:
-        """By how the children came by their base."""
-        found = samples(self.metrics.registry)
-        return {
-            base: found[f'ft_children_total{{base="{base}"}}'] for base in ("fresh", "loaded", "resident")
-        }
-
-
 @pytest.fixture
-def jobs(
-    bench: PipelineBench, sqlite_url: str, database: Database, settings: Settings, tenant: Tenant
-) -> Iterator[RealJobs]:
-    Path(settings.work_dir).mkdir(parents=True, exist_ok=True)
+def jobs(bench: PipelineBench, database: Database, settings: Settings, tenant: Tenant) -> RealJobs:
     return RealJobs(bench, database, settings, tenant.project_id)
 
 
@@ -178,11 +119,18 @@ def jobs(
 @pytest.mark.usefixtures("several_threads")
 def test_what_a_job_makes(jobs: RealJobs) -> None:
     """The same bits, from a base that is read once; until its files change."""
-    made = [jobs.run(jobs.supervisor(resident_base_seconds=0.0))]
-    supervisor = jobs.supervisor()
-    try:
-        made += [jobs.run(supervisor) for _ in range(2)]
-        assert jobs.starts() == {"fresh": 1, "loaded": 1, "resident": 1}
+
+    def run(supervisor: Supervisor) -> Job:
+        job_id = jobs.queue()
+        assert supervisor.run_next()
+        return jobs.job(job_id)
+
+    made = [run(jobs.supervisor(resident_base_seconds=0.0))]
+    with closing(jobs.supervisor()) as supervisor:
+        made += [run(supervisor) for _ in range(2)]
+        found = samples(jobs.metrics.registry)
+        for base in ("fresh", "loaded", "resident"):
+            assert found[f'ft_children_total{{base="{base}"}}'] == 1, base
         resident = supervisor._processes._resident
         assert resident is not None
         server = resident.pid
@@ -190,11 +138,12 @@ def test_what_a_job_makes(jobs: RealJobs) -> None:
         log = (Path(jobs.settings.work_dir) / "resident-base.log").read_text()
         assert log.count("is kept, read and hashed") == 1
         (Path(jobs.bench.base_dir) / "generation_config.json").write_text("{}")
-        changed = jobs.run(supervisor)
+        changed = run(supervisor)
         assert gone([server])
-        assert resident.pid not in (None, server)
-    finally:
-        supervisor.close()
+        another = resident.pid
+        assert another is not None
+        assert another != server
+    assert gone([another])
     for job in made:
         assert job.status == "succeeded", job.log_tail
     for stage in ("train", "sanitize"):
@@ -203,3 +152,35 @@ def test_what_a_job_makes(jobs: RealJobs) -> None:
     for name in ("summary", "measurements", "frontier", "sparsity"):
         assert reports[0][name] == reports[1][name] == reports[2][name]
     assert (changed.status, changed.error_code) == ("failed", "base_mismatch")
+
+
+def test_a_base_too_large_for_the_machine_is_not_kept(
+    bench: PipelineBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(bench.base_dir)
+    kept = process.kept_base(folder, "cpu")
+    assert kept is not None
+    num_bytes = sum(weight.numel() * 4 for weight in kept.model.parameters())
+    assert kept.sha256 == bench.order.base.sha256
+    monkeypatch.setattr(process, "machine_bytes", lambda: 2 * num_bytes - 1)
+    assert process.kept_base(folder, "cpu") is None
+    assert process.kept_base(folder, "cuda") is not None, "half the bytes there"
+
+
+def test_a_base_that_cannot_be_loaded_is_left_to_the_job(tmp_path: Path) -> None:
+    holder = process.Holder(0)
+    assert not holder.prepare(str(tmp_path))
+    assert holder.base is None
+
+
+def test_several_gpus_that_train_together(bench: PipelineBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "devices", lambda: ("cpu", 2))
+    with pytest.raises(CannotForkError, match="2 GPUs train together") as caught:
+        process.Holder(0).prepare(bench.order.base.path)
+    assert caught.value.for_good
+    assert process.Holder(1).prepare(bench.order.base.path)
+
+
+def test_a_forked_process_whose_driver_is_spoilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    assert process.unfit() == "a library used the GPU before the fork"
