@@ -21,6 +21,7 @@ from service.models import (
     AdapterFile,
     AlignedBase,
     AuditEntry,
+    BaseRegistration,
     CheckpointPermission,
     File,
     Job,
@@ -95,6 +96,25 @@ def make_base(session: Session, **overrides: Any) -> AlignedBase:
         **overrides,
     }
     return register_base(session, **values)
+
+
+def make_base_registration(session: Session, organization_id: str, **overrides: Any) -> BaseRegistration:
+    values: dict[str, Any] = {
+        "id": ids.base_registration_id(),
+        "created_by": "adminkey_x",
+        "created_at": time.time(),
+        "name": "autoclave/another-base",
+        "source": "/nowhere/another",
+        "profile": None,
+        "profile_file": "/nowhere/profile.json",
+        "spec": JobSpec().model_dump(mode="json"),
+        "status": "queued",
+        **overrides,
+    }
+    registration = BaseRegistration(organization_id=organization_id, **values)
+    session.add(registration)
+    session.flush()
+    return registration
 
 
 def make_file(session: Session, project_id: str, **overrides: Any) -> File:

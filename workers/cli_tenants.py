@@ -132,7 +132,9 @@ def create_key(
 def create_admin_key(
     organization: OrganizationOption,
     name: Annotated[str, typer.Option(help="What the key is for.")] = "unnamed",
-    role: Annotated[Role, typer.Option(help="owner: everything; reader: lists only.")] = Role.OWNER,
+    role: Annotated[
+        Role, typer.Option(help="owner: everything; reader: lists only; catalog: owner, and bases.")
+    ] = Role.OWNER,
     expires_in_days: DaysOption = None,
     data_dir: DataDirOption = None,
 ) -> None:

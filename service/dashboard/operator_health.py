@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from service import broker, schema
+from service.bases import repository as bases
 from service.dashboard.page_route import OperatorPage
 from service.dashboard.probing import Probed, Probes
 from service.dashboard.queries import health
@@ -21,12 +22,14 @@ from service.dashboard.rendering import page
 from service.db import Database
 from service.deps import DatabaseDep, StorageDep
 from service.fleet import repository as fleet
+from service.models import BaseRegistration
 from service.recent_answers import WINDOW_SECONDS, RecentAnswers
 from service.settings import Settings
 
 router = APIRouter(route_class=OperatorPage, include_in_schema=False)
 
 LATE_OUTBOX_SECONDS = 60.0
+REGISTRATIONS_SHOWN_SECONDS = 7 * 24 * 3600.0
 LITTLE_SPACE = 0.1
 """Share of the disk that is free."""
 
@@ -54,6 +57,8 @@ class Stored:
     repeated: health.Repeated
     deliveries: health.Deliveries
     bases: list[health.BaseState]
+    registrations: list[BaseRegistration]
+    """Of bases: those that have not ended, and those of the last week."""
 
     @classmethod
     def read(cls, session: Session, *, now: float) -> Stored:
@@ -65,6 +70,7 @@ class Stored:
             health.repeated(session, now=now),
             health.deliveries(session, now=now),
             health.bases(session, now=now),
+            bases.recent_registrations(session, since=now - REGISTRATIONS_SHOWN_SECONDS),
         )
 
 

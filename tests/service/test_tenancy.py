@@ -13,8 +13,10 @@ from service.jobs.events import add_event
 from service.models import (
     Adapter,
     AdapterFile,
+    AlignedBase,
     ApiKey,
     AuditEntry,
+    BaseRegistration,
     CheckpointPermission,
     File,
     Job,
@@ -34,6 +36,7 @@ from tests.builders import (
     make_adapter,
     make_adapter_file,
     make_admin,
+    make_base_registration,
     make_checkpoint,
     make_file,
     make_job,
@@ -119,6 +122,17 @@ ADMIN_COLLECTIONS = [
     ("POST", "/v1/organization/projects"),
     ("GET", "/v1/organization/audit_logs"),
 ]
+# The server's, and no organization's: for admin keys with the role `catalog`, whoever's they are.
+CATALOG_OPERATIONS = [
+    ("GET", "/v1/organization/bases"),
+    ("GET", "/v1/organization/bases/{base}"),
+    ("POST", "/v1/organization/bases/{base}/retire"),
+    ("POST", "/v1/organization/bases/{base}/restore"),
+    ("GET", "/v1/organization/base_registrations"),
+    ("POST", "/v1/organization/base_registrations"),
+    ("GET", "/v1/organization/base_registrations/{registration_id}"),
+    ("POST", "/v1/organization/base_registrations/{registration_id}/cancel"),
+]
 
 # What an operation needs to be understood at all.
 BODIES: dict[str, dict[str, Any]] = {
@@ -186,6 +200,8 @@ def owned(database: Database, storage: Storage, tenant: Tenant) -> dict[str, str
             "delivery_id": delivery.id,
             "name": member.name,
             "checkpoint_id": checkpoint.id,
+            "base": BASE_ID,
+            "registration_id": make_base_registration(session, tenant.organization_id).id,
         }
 
 
@@ -196,7 +212,9 @@ def rows(database: Database) -> list[Any]:
             for table in (
                 Adapter,
                 AdapterFile,
+                AlignedBase,
                 AuditEntry,
+                BaseRegistration,
                 CheckpointPermission,
                 File,
                 Job,
@@ -229,6 +247,7 @@ def test_the_lists_above_hold_every_route(client: TestClient) -> None:
         *PUBLIC,
         *ADMIN_ID_OPERATIONS,
         *ADMIN_COLLECTIONS,
+        *CATALOG_OPERATIONS,
     }
 
 
@@ -268,7 +287,8 @@ def test_the_owner_finds_each(
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), ID_OPERATIONS + COLLECTIONS + ADMIN_ID_OPERATIONS + ADMIN_COLLECTIONS
+    ("method", "path"),
+    ID_OPERATIONS + COLLECTIONS + ADMIN_ID_OPERATIONS + ADMIN_COLLECTIONS + CATALOG_OPERATIONS,
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_nothing_without_a_key(
@@ -300,7 +320,22 @@ def test_a_foreign_admin_finds_nothing(
     assert rows(database) == before
 
 
-@pytest.mark.parametrize(("method", "path"), ADMIN_ID_OPERATIONS + ADMIN_COLLECTIONS)
+@pytest.mark.parametrize(("method", "path"), CATALOG_OPERATIONS)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_an_organizations_admin_does_not_touch_the_servers_bases(
+    client: TestClient, database: Database, tenant: Tenant, owned: dict[str, str], method: str, path: str
+) -> None:
+    """Nor is a body looked at."""
+    owner = make_admin(database, tenant.organization_id)
+    before = rows(database)
+    answer = client.request(
+        method, "http://testserver" + path.format(**owned), headers=owner, content=b"{malformed"
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "insufficient_scope")
+    assert rows(database) == before
+
+
+@pytest.mark.parametrize(("method", "path"), ADMIN_ID_OPERATIONS + ADMIN_COLLECTIONS + CATALOG_OPERATIONS)
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_projects_key_administers_nothing(
     client: TestClient, database: Database, tenant: Tenant, owned: dict[str, str], method: str, path: str

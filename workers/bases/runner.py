@@ -128,7 +128,7 @@ def _carry_out(order: RegistrationOrder, reporter: Reporter) -> int:
     except OSError as error:
         logger.exception("the base cannot be registered")
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        reporter.say(Failed(code="invalid_input", message=text))
+        reporter.say(Failed(code=InputError.code, message=text))
     except (torch.OutOfMemoryError, MemoryError):
         logger.exception("out of memory")
         return OUT_OF_MEMORY_EXIT

@@ -164,7 +164,7 @@ def _parquet(path: Path) -> Iterator[SourceRow]:
     except ModuleNotFoundError:
         raise InputError(
             f"{path}: reading Parquet needs pyarrow, which is not installed. Install it "
-            "(pip install pyarrow), or convert the file to JSON lines elsewhere."
+            "(pip install 'autoclave[parquet]'), or convert the file to JSON lines elsewhere."
         ) from None
     try:
         number = 0
@@ -173,7 +173,7 @@ def _parquet(path: Path) -> Iterator[SourceRow]:
                 for values in batch.to_pylist():
                     number += 1
                     yield SourceRow(number, values)
-    except ArrowException as error:
+    except (ArrowException, OSError) as error:  # a broken page or footer is an OSError
         raise InputError(f"{path} cannot be read as Parquet: {error}") from error
 
 

@@ -17,7 +17,7 @@ from service.models import WebhookDelivery
 from service.scheduling.workers import DEFAULT_QUEUE
 from service.settings import Settings
 from service.storage import Storage, StorageUnavailableError
-from tests.builders import BASE_ID, Tenant, make_base, make_job, make_webhook
+from tests.builders import BASE_ID, Tenant, make_base, make_base_registration, make_job, make_webhook
 from tests.service.dashboard.conftest import Browser
 from tests.service.dashboard.rows import make_running_job
 
@@ -124,6 +124,25 @@ def test_a_base_whose_jobs_fail(operator: Browser, database: Database, tenant: T
     page = operator.get("/dashboard/health").text
     assert "fail with base_mismatch" not in page
     assert "a job succeeded since" in page
+
+
+def test_registrations_of_bases(operator: Browser, database: Database, tenant: Tenant) -> None:
+    now = time.time()
+    assert "Registrations" not in operator.get("/dashboard/health").text
+    doing = {"doing": "measuring harmful score and speed", "step": 3, "total_steps": 12}
+    failed = {"error_code": "invalid_model", "error_message": "it has no <weights>", "finished_at": now}
+    with database.transaction() as session:
+        for name, values in (
+            ("acme/running", {"status": "running", "progress": doing, "attempt_count": 2}),
+            ("acme/failed", {"status": "failed", **failed}),
+            ("acme/long-ago", {"status": "succeeded", "finished_at": now - 30 * 86400}),
+        ):
+            make_base_registration(session, tenant.organization_id, name=name, **values)
+    page = operator.get("/dashboard/health").text
+    assert "acme/long-ago" not in page
+    assert "measuring harmful score and speed" in page
+    assert "3 of 12" in page
+    assert "it has no &lt;weights&gt;" in page
 
 
 def test_answers_of_this_process(operator: Browser, tenant: Tenant) -> None:

@@ -27,6 +27,8 @@ def test_a_row_for_each_worker(operator: Browser, database: Database, tenant: Te
         job = make_running_job(session, tenant.project_id, worker_id=busy)
         make_worker(session, id=busy, state=WorkerState.BUSY, job_id=job.id)
         make_worker(session, id="node-2:8:x", host="node-2", pid=8, memory_used_bytes=None)
+        adding = {"state": WorkerState.BUSY, "job_id": "basereg_x"}
+        make_worker(session, id="node-3:9:y", host="node-3", pid=9, **adding)
     page = operator.get("/dashboard").text
     row = page.split("node-1 · 7")[1].split("</tr>")[0]
     for shown in ("busy", f"/dashboard/jobs/{job.id}", "Tests", "train", "412", "1,400", "18,234"):
@@ -34,7 +36,8 @@ def test_a_row_for_each_worker(operator: Browser, database: Database, tenant: Te
     assert "60.0 GB" in row
     assert "80.0 GB" in row
     assert "idle" in page.split("node-2 · 8")[1].split("</tr>")[0]
-    assert re.search(r"<b>1 of 2</b><span>workers busy", page)
+    assert re.search(r"<b>2 of 3</b><span>workers busy", page)
+    assert "adds a base" in page.split("node-3 · 9")[1].split("</tr>")[0]
     assert "No running job is stuck" in page
 
 

@@ -10,6 +10,7 @@ from schemathesis.generation.modes import GenerationMode
 
 from tests.builders import BASE_ID, dataset
 
+REGISTERED = ("alignment_method", "device", "worker_class")
 UNLIKELY = ("validation_file", "integrations", "hyperparameters", "method")
 
 
@@ -23,6 +24,14 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
         return
     if case.operation.label == "POST /v1/files":
         case.body["file"] = dataset(tag=uuid.uuid4().hex).decode()
+    if case.operation.label == "POST /v1/organization/base_registrations":
+        case.body = {
+            **{name: value for name, value in case.body.items() if name in REGISTERED},
+            "name": f"acme/{uuid.uuid4().hex}",
+            "source": "acme/tiny",
+            "revision": "main",
+            "profile_of": BASE_ID,
+        }
     if isinstance(case.body.get("model"), str):
         case.body["model"] = BASE_ID
     if str(case.body.get("training_file")).startswith("file-"):

@@ -13,6 +13,7 @@ import pytest
 from autoclave.microcosm.shipped import shipped_world
 from autoclave.spec import SafetyProfile
 from service.db import Database
+from service.scopes import Role
 from service.storage import Storage
 from tests.builders import (
     Tenant,
@@ -20,6 +21,7 @@ from tests.builders import (
     make_adapter_file,
     make_admin,
     make_base,
+    make_base_registration,
     make_checkpoint,
     make_job,
 )
@@ -38,6 +40,9 @@ def test_the_api_is_as_it_describes_itself(
 ) -> None:
     with database.transaction() as session:
         make_base(session, path=str(shipped_world() / "aligned"), safety_profile=PROFILE)
+        # Jobs keep the other one.
+        retired = make_base(session, id="autoclave/retired")
+        registration = make_base_registration(session, tenant.organization_id)
         adapters = []
         for _ in range(2):
             job = make_job(session, tenant.project_id, status="succeeded", stage="publish", finished_at=1e12)
@@ -58,10 +63,14 @@ def test_the_api_is_as_it_describes_itself(
             "NO_COLOR": "1",
             "JOB_ID": job.id,
             "CHECKPOINT_ID": checkpoint.id,
+            "BASE": retired.id,
+            "REGISTRATION_ID": registration.id,
             "MODEL": adapters[1].model_id,
             "OTHER_MODEL": adapters[0].model_id,
             "AUTHORIZATION": tenant.headers["Authorization"],
-            "ADMIN_AUTHORIZATION": make_admin(database, tenant.organization_id)["Authorization"],
+            "ADMIN_AUTHORIZATION": make_admin(database, tenant.organization_id, role=Role.CATALOG)[
+                "Authorization"
+            ],
         },
         capture_output=True,
         text=True,

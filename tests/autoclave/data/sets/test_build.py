@@ -5,9 +5,9 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
-import importlib.util
 import json
 import lzma
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -306,10 +306,65 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("pyarrow") is not None, reason="pyarrow is installed")
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path) -> None:
+@pytest.fixture
+def parquet() -> Any:
+    """Of the extra `dev`: where these tests are to mean something, it is there."""
+    return pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed: make install")
+
+
+def test_parquet_gives_the_rows_that_json_gives(tmp_path: Path, parquet: Any) -> None:
+    import pyarrow as pa
+
+    # Several batches, in two row groups. A struct without fields cannot be written.
+    rows = [row | {"category": {"violence": not row["is_safe"]}} for row in beavertails(3000)]
+    file = tmp_path / "train.parquet"
+    parquet.write_table(pa.Table.from_pylist(rows), file, row_group_size=1700)
+    read = list(read_rows(file))
+    assert [row.values for row in read] == rows
+    assert [row.line for row in read] == list(range(1, 3001))
+    lines = write_jsonl(tmp_path / "x.jsonl", rows)
+    from_json = build(lines, tmp_path / "a.jsonl", "beavertails", "alignment")
+    assert build(file, tmp_path / "b.jsonl", "beavertails", "alignment") == from_json
+    assert len(from_json) == 1000
+
+
+def test_parquet_of_nested_columns_and_nulls(tmp_path: Path, parquet: Any) -> None:
+    import pyarrow as pa
+
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    file = tmp_path / "chat.parquet"
+    parquet.write_table(pa.Table.from_pylist([{"messages": messages, "id": 1}, {"messages": None}]), file)
+    assert [row.values["messages"] for row in read_rows(file)] == [messages, None]
+    with pytest.raises(DataError, match=r"row 2|line 2"):
+        build(file, tmp_path / "bad.jsonl", "chat", "training")
+    assert not (tmp_path / "bad.jsonl").exists()
+    parquet.write_table(pa.Table.from_pylist([{"messages": messages}] * 12), file)
+    assert build(file, tmp_path / "good.jsonl", "chat", "training") == [messages] * 12
+
+
+def test_broken_parquet_is_named(tmp_path: Path, parquet: Any) -> None:
+    import pyarrow as pa
+
+    file = tmp_path / "x.parquet"
+    parquet.write_table(pa.table({"prompt": [f"prompt {i}" for i in range(50)]}), file)
+    whole = file.read_bytes()
+    for content in (b"", b"PAR1", whole[: len(whole) // 2], b"PAR1" + bytes(100) + b"PAR1"):
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=r"x\.parquet cannot be read as Parquet"):
+            list(read_rows(file))
+    # The footer is whole, a page is not.
+    file.write_bytes(whole[:10] + bytes(100) + whole[110:])
+    with pytest.raises(InputError, match=r"x\.parquet cannot be read as Parquet"):
+        list(read_rows(file))
+
+
+def test_parquet_without_pyarrow_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match="needs pyarrow"):
+    for name in ("pyarrow", "pyarrow.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match=r"needs pyarrow.*autoclave\[parquet\]"):
         list(read_rows(tmp_path / "x.parquet"))
 
 
@@ -333,6 +388,12 @@ def test_a_file_of_a_hub_comes_from_the_cache(tmp_path: Path, monkeypatch: pytes
         InputError, match=r"hf download acme/tails test\.jsonl --repo-type dataset --revision"
     ):
         find_source("hub:acme/tails/test.jsonl", commit)
+    with pytest.raises(InputError, match=r"at revision v9 is not in the local cache"):
+        find_source("hub:acme/tails/round0/train.jsonl", "v9")
+    with pytest.raises(InputError, match=r"of acme/gated at revision main is not in the local cache"):
+        find_source("hub:acme/gated/train.jsonl", "main")
+    with pytest.raises(InputError, match="is no name of a dataset"):
+        find_source("hub:acme/ta--ils/x.jsonl", "main")
     with pytest.raises(InputError, match="needs --revision"):
         find_source("hub:acme/tails/test.jsonl")
     with pytest.raises(InputError, match="does not name a file of a hub"):
