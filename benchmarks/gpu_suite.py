@@ -14,7 +14,9 @@ reported with its error and the others run:
 - `antidote`: the pass over 2,000 samples of 150 tokens and the masks of one alpha, adapter on q, k and v.
 - `projection`: its two passes and one solution, as many samples as `--projection-samples`.
 - `fused`: 8 jobs of 256 tokens per step in one pass against one after the other.
-- `generation`: greedy answers of 256 tokens to 256 prompts of 64.
+- `generation`: greedy answers of 256 tokens to 256 prompts of 64, in static batches and in continuous ones,
+  with the attention that those found. Answers of random weights part at ties, which are many: how many did
+  is told beside.
 
 Writes `gpu_suite.json`, with the device named. A goal of null: none is set.
 """
@@ -39,6 +41,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from autoclave.data.tokens import IGNORED, Example
 from autoclave.evaluation.generate import generate_ids
+from autoclave.generation.continuous_batches import attention_for, continuous_ids
 from autoclave.modelling.adapters import adapter_state, attach, detach
 from autoclave.progress import Progress
 from autoclave.sanitizing.antidote import Antidote
@@ -295,14 +298,30 @@ def generation(bench: Bench) -> dict[str, Any]:
     sizes = bench.sizes
     prompts = [each.input_ids.tolist() for each in bench.examples(sizes.prompts, sizes.prompt_length)]
 
-    def run() -> None:
-        answers = generate_ids(
-            bench.model, prompts, stop_ids=frozenset(), max_new_tokens=sizes.answer, batch_tokens=2**17
-        )
-        assert all(len(answer) == sizes.answer for answer in answers)
+    answers: dict[str, list[list[int]]] = {}
 
-    seconds = bench.seconds(run)
-    return {"tokens_per_second": round(sizes.prompts * sizes.answer / seconds), "seconds": round(seconds, 3)}
+    def measured_way(way: str, generate: Callable[..., list[list[int]]]) -> dict[str, Any]:
+        def run() -> None:
+            answers[way] = generate(
+                bench.model, prompts, stop_ids=frozenset(), max_new_tokens=sizes.answer, batch_tokens=2**17
+            )
+            assert all(len(answer) == sizes.answer for answer in answers[way])
+
+        seconds = bench.seconds(run)
+        speed = round(sizes.prompts * sizes.answer / seconds)
+        return {"tokens_per_second": speed, "seconds": round(seconds, 3)}
+
+    found = measured_way("static", generate_ids)
+    try:
+        continuous = measured_way("continuous", continuous_ids)
+    except Exception as error:  # the figure of the other way is worth having
+        traceback.print_exc()
+        return found | {"continuous": {"error": f"{type(error).__name__}: {error}"}}
+    continuous["attention"] = attention_for(bench.model)
+    continuous["answers_unlike_static"] = sum(
+        one != other for one, other in zip(answers["continuous"], answers["static"], strict=True)
+    )
+    return found | {"continuous": continuous}
 
 
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {

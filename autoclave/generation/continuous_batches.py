@@ -5,9 +5,9 @@ The schedule follows from the prompts and `batch_tokens` alone: every prompt is 
 the sizes of cache and batch are fixed here instead of being read off free memory, and steps do not overlap.
 So the same call makes the same batches and gives the same tokens. Prefixes are not shared.
 
-Attention is transformers' own over a paged cache, another one than in training: `trial.py` decides whether
-its answers are those of static batches. By the interface of transformers 5.23
-(transformers/generation/continuous_batching); a version that has another one fails the trial.
+Attention goes over a paged cache, another one than in static batches: `trial.py` decides whether the answers
+are the same. By the interface of transformers 5.23 (transformers/generation/continuous_batching); a version
+that has another one fails the trial.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 from autoclave.data.templates import prompt_text
 from autoclave.errors import ModelError
 from autoclave.evaluation.generate import end_of_sequence_ids
+from autoclave.generation import paged_attention
 from autoclave.generation.answers import Answer, OnAnswer, Prompt
 from autoclave.modelling.lora_linear import short_lora
 from autoclave.progress import Progress, ProgressCallback, seconds_remaining
@@ -141,18 +142,31 @@ def flash_attention(model: Any) -> str | None:
     return "flash_attention_2" if is_flash_attn_2_available() else None
 
 
+def attention_for(model: Any) -> str:
+    """Flash attention where it is installed, else torch's kernel where it can be, else the model's own: of
+    that the library takes sdpa as it is, under a mask over all prompts, and gives "eager" a paged form."""
+    installed = flash_attention(model)
+    if installed is not None:
+        return installed
+    own: str = model.config._attn_implementation
+    is_half = model.dtype in (torch.bfloat16, torch.float16)
+    # What the kernel cannot do (soft caps), models with plain attention may need.
+    return paged_attention.NAME if own == "sdpa" and is_half and model.device.type == "cuda" else own
+
+
 @contextmanager
 def _paged(causal: Any) -> Iterator[None]:
-    """Inside the block the model has the fastest attention that goes with a paged cache."""
-    before, wanted = causal.config._attn_implementation, flash_attention(causal)
-    if wanted is None:
-        yield  # the library takes sdpa as it is, and gives plain attention a paged form
-        return
-    causal.set_attn_implementation(wanted)
+    """Inside the block the model has the attention that goes best with a paged cache."""
+    before, wanted = causal.config._attn_implementation, attention_for(causal)
+    if wanted == paged_attention.NAME:
+        causal.config._attn_implementation = wanted
+    elif wanted != before:
+        causal.set_attn_implementation(wanted)
     try:
         yield
     finally:
-        causal.set_attn_implementation(before)
+        if causal.config._attn_implementation != before:
+            causal.config._attn_implementation = before
 
 
 @contextmanager

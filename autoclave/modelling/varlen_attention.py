@@ -106,7 +106,7 @@ def by_example(  # noqa: PLR0917 - as the kernel has them
     key: Tensor,
     value: Tensor,
     cu_seq_q: Tensor,
-    cu_seq_k: Tensor,  # noqa: ARG001
+    cu_seq_k: Tensor,
     max_q: int,  # noqa: ARG001
     max_k: int,  # noqa: ARG001
     *,
@@ -114,17 +114,20 @@ def by_example(  # noqa: PLR0917 - as the kernel has them
     window_size: tuple[int, int] = (-1, -1),
     enable_gqa: bool = False,
 ) -> Tensor:
-    """The same as the kernel for causal windows, slow and plain: (T, heads, D) each -> (T, heads, D)."""
+    """The same as the kernel for causal windows, slow and plain: (T, heads, D) and twice (S, kv heads, D) ->
+    (T, heads, D). The last query of an example sees its last key; there may be more keys than queries."""
     before, after = window_size
     assert after == 0, f"not causal: {window_size}"
     outputs = []
-    ends = cu_seq_q.tolist()
-    for start, end in pairwise(ends):
-        length = end - start
-        seen = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+    spans = zip(pairwise(cu_seq_q.tolist()), pairwise(cu_seq_k.tolist()), strict=True)
+    for (start, end), (first, last) in spans:
+        length, num_keys = end - start, last - first
+        earlier = num_keys - length
+        seen = torch.ones(length, num_keys, dtype=torch.bool, device=query.device).tril(earlier)
         if before >= 0:
-            seen &= torch.ones_like(seen).triu(-before)
-        q, k, v = (tensor[start:end].transpose(0, 1)[None] for tensor in (query, key, value))
+            seen &= torch.ones_like(seen).triu(earlier - before)
+        q = query[start:end].transpose(0, 1)[None]
+        k, v = (tensor[first:last].transpose(0, 1)[None] for tensor in (key, value))
         output = functional.scaled_dot_product_attention(
             q, k, v, attn_mask=seen, scale=scale, enable_gqa=enable_gqa
         )
@@ -133,6 +136,11 @@ def by_example(  # noqa: PLR0917 - as the kernel has them
 
 
 _row: ContextVar[Row] = ContextVar("row")
+
+
+def torch_kernel_for(query: Tensor) -> Kernel | None:
+    """Torch's kernel, where it can be for such queries."""
+    return _torch_kernel if query.is_cuda and query.dtype in _HALF else None
 
 
 def _torch_kernel(*arguments: Any, **settings: Any) -> Tensor:
@@ -174,7 +182,7 @@ def _attention(  # noqa: PLR0917 - transformers calls it so
     is_cut = sliding_window is not None and sliding_window < row.longest
     window = (sliding_window - 1, 0) if is_cut and sliding_window is not None else _CAUSAL
     # Float64Arithmetic (sanitizing/) computes a half-precision model in float64.
-    kernel = _torch_kernel if query.is_cuda and query.dtype in _HALF else by_example
+    kernel = torch_kernel_for(query) or by_example
     return _call(kernel, tokens, row, scale=scaling, window=window)[None], None
 
 

@@ -39,3 +39,4 @@ def test_a_part_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch, tm
     parts = json.loads((tmp_path / "gpu_suite.json").read_text())["parts"]
     assert "out of memory" in parts["antidote"]["error"]
     assert parts["generation"]["tokens_per_second"] > 0
+    assert parts["generation"]["continuous"]["answers_unlike_static"] == 0

@@ -34,6 +34,7 @@ from workers.messages import (
     encode,
 )
 from workers.order import (
+    JUDGE_AWAY_EXIT,
     OUT_OF_MEMORY_EXIT,
     STORAGE_DOWN_EXIT,
     Order,
@@ -217,6 +218,11 @@ def crashes(child: Child) -> None:
     child.finish_stages(Stage.TRAIN)
     print("Traceback: something broke", flush=True)
     sys.exit(1)
+
+
+def judge_is_away(child: Child) -> None:
+    child.finish_stages(Stage.SANITIZE)
+    sys.exit(JUDGE_AWAY_EXIT)
 
 
 def is_killed(child: Child) -> None:

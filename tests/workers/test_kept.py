@@ -169,7 +169,7 @@ def test_the_training_file_is_not_missed_where_nothing_reads_it(
         max_harmful_score=100, sanitize=SanitizeSpec(method="antidote", alphas=(0.1,))
     ).model_dump(mode="json")
     messages = bench.run(starting(bench, kept, safety_profile=antidote))
-    assert set(outputs(messages)["prepare"]) == {"profile_sha256", "judging"}
+    assert set(outputs(messages)["prepare"]) == {"profile_sha256", "judging", "answers_key"}
     assert bench.published(messages).safety_report["result"] == "passed"
 
 

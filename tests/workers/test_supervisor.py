@@ -98,7 +98,11 @@ def test_a_refusal_fails_at_once_and_keeps_its_report(bench: Bench, queued_job: 
 
 @pytest.mark.parametrize(
     ("behaviour", "code", "stage"),
-    [("crashes", "internal_error", "train"), ("is_killed", "worker_lost", "sanitize")],
+    [
+        ("crashes", "internal_error", "train"),
+        ("is_killed", "worker_lost", "sanitize"),
+        ("judge_is_away", "judge_unavailable", "sanitize"),
+    ],
 )
 def test_a_child_that_dies_is_tried_again_and_then_fails(
     bench: Bench, queued_job: QueuedJob, behaviour: str, code: str, stage: str

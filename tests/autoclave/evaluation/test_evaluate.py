@@ -28,7 +28,7 @@ from autoclave.hashing import file_sha256, folder_sha256
 from autoclave.modelling.adapters import attach, save_adapter
 from autoclave.modelling.bases import LoadedBase, load_base
 from autoclave.progress import Progress
-from autoclave.spec import EvaluateSpec, LoraSpec
+from autoclave.spec import EvaluateSpec, Generation, LoraSpec
 from tests.autoclave.evaluation.judges.tiny_judges import save_tiny_classifier
 from tests.autoclave.training.test_loss import random_examples
 
@@ -136,6 +136,19 @@ def test_only_what_is_asked_for(base_dir: Path, utility_file: Path, tmp_path: Pa
     assert result["harmful_score"] is result["refusal_rate"] is result["judge"] is None
     assert result["coherence_rate"] is result["coherence_rate_interval"] is None
     assert result["sha256"]["adapter"] == file_sha256(tmp_path / "a" / "adapter_model.safetensors")
+
+
+def test_the_way_of_answering_is_chosen_and_told(base_dir: Path, utility_file: Path) -> None:
+    def measured(generation: Generation) -> dict[str, Any]:
+        spec = EvaluateSpec(max_new_tokens=6, generation=generation)
+        return evaluate_folder(base_dir, utility_file=utility_file, spec=spec, device="cpu")
+
+    static, continuous = measured("static"), measured("continuous")
+    assert static["utility"] == 75
+    way = ("answers_from", "why_static_batches")
+    assert [static.pop(name) for name in way] == ["static-batches", "the setting says so"]
+    assert [continuous.pop(name) for name in way] == ["continuous-batches", None]
+    assert continuous == static
 
 
 def test_utility_by_another_rule(base: LoadedBase, base_dir: Path, tmp_path: Path) -> None:

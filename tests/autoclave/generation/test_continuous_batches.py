@@ -12,6 +12,7 @@ import torch
 from autoclave.data.templates import prompt_text
 from autoclave.errors import CancelledError, ModelError
 from autoclave.evaluation.generate import end_of_sequence_ids, generate_ids
+from autoclave.generation import continuous_batches, paged_attention
 from autoclave.generation.answers import Answer
 from autoclave.generation.continuous_batches import ContinuousBatches, continuous_ids
 from autoclave.modelling.adapters import adapter_state, attach, detach
@@ -55,6 +56,26 @@ def test_the_answers_are_those_of_a_prompt_alone(architecture: str) -> None:
     # Room for two or three at a time: the others wait, and begin when one has its answer.
     assert continuous_ids(model, ids(), stop_ids=STOP, max_new_tokens=NEW_TOKENS, batch_tokens=64) == alone
     assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "gemma3", "opt"])
+def test_so_are_those_with_each_prompt_against_its_own_keys(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA, with the kernel's stand-in: full attention, sliding windows, both in one model."""
+    monkeypatch.setattr(continuous_batches, "attention_for", lambda _: paged_attention.NAME)
+    monkeypatch.setattr(continuous_batches, "_STEP_TOKENS", 16)  # prompts come in parts, too
+    model = adapted(tiny_model(architecture))
+    expected = generate_ids(model, ids(), stop_ids=STOP, max_new_tokens=NEW_TOKENS)
+    found = continuous_ids(model, ids(), stop_ids=STOP, max_new_tokens=NEW_TOKENS, batch_tokens=96)
+    assert found == expected
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_what_the_kernel_cannot_do_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(continuous_batches, "attention_for", lambda _: paged_attention.NAME)
+    with pytest.raises(NotImplementedError, match="softcap"):
+        continuous_ids(tiny_model("gemma2"), ids(), stop_ids=STOP, max_new_tokens=2)
 
 
 def test_it_can_be_done_with_everything_at_once_and_one_at_a_time() -> None:

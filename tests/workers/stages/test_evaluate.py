@@ -7,7 +7,7 @@ import json
 import pytest
 
 from autoclave.evaluation.figures import Figures
-from autoclave.spec import GateSpec
+from autoclave.spec import EvaluateSpec, GateSpec
 from service.jobs.states import Stage
 from tests.workers.pipeline_bench import ALPHAS, MUS
 from tests.workers.stages.conftest import FinishedJob
@@ -70,6 +70,21 @@ def test_strength_method_and_change(finished_job: FinishedJob) -> None:
     assert all(share >= ALPHAS[0] for share in sparsity["matrices"].values())
     assert 0 < change["all"] < 1
     assert report["num_evaluations"] == len(report["frontier"]) == 1
+
+
+def test_answers_that_never_end_are_cut_and_counted(finished_job: FinishedJob) -> None:
+    """A random model rarely ends an answer; the job's is four tokens long at most."""
+    measured = finished_job.report["measurements"]
+    assert all(0 < measured[who]["num_cut_off"] <= measured[who]["num_prompts"] for who in measured)
+
+
+@pytest.mark.slow
+def test_continuous_batches_measure_the_same(finished_job: FinishedJob) -> None:
+    assert finished_job.report["answers_from"] == "static-batches"
+    spec = EvaluateSpec(max_new_tokens=4, generation="continuous")
+    again = finished_job.bench.published(finished_job.again_from(Stage.EVALUATE, number=45, evaluate=spec))
+    assert again.safety_report["answers_from"] == "continuous-batches"
+    assert again.safety_report["measurements"] == finished_job.report["measurements"]
 
 
 def test_utility_and_loss_are_gated_again(finished_job: FinishedJob) -> None:
