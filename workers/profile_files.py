@@ -15,7 +15,8 @@ from autoclave.data.realignment import read_realignment
 from autoclave.data.tokens import Encoded, encode
 from autoclave.errors import DataError, InputError, JudgeError, ModelError
 from autoclave.evaluation.judges import load_judge
-from autoclave.evaluation.safety import MAX_LOSS_TOKENS, SafetyEvaluation
+from autoclave.evaluation.safety import SafetyEvaluation
+from autoclave.spec import MAX_LOSS_TOKENS
 from workers.attempt import Attempt, StageError
 
 logger = logging.getLogger(__name__)
