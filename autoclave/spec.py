@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 Percent = Annotated[float, Field(ge=0.0, le=100.0)]
 
+MAX_LOSS_TOKENS = 2048
+"""Where the rows of an operator's files are cut, if jobs are not longer."""
+
 ATTENTION_QKV = ("q_proj", "k_proj", "v_proj")
 
 

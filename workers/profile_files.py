@@ -18,9 +18,10 @@ from autoclave.data.tokens import Encoded, encode
 from autoclave.errors import InputError, JudgeAwayError, JudgeError, ModelError
 from autoclave.evaluation.base_measures import device_name
 from autoclave.evaluation.judges import load_judge
-from autoclave.evaluation.safety import MAX_LOSS_TOKENS, SafetyEvaluation
+from autoclave.evaluation.safety import SafetyEvaluation
 from autoclave.generation.answers import Generator
 from autoclave.modelling.weights_digest import worn_digest
+from autoclave.spec import MAX_LOSS_TOKENS
 from service.bases.wording import without_text
 from service.jobs.states import Stage
 from service.storage import private_prefix

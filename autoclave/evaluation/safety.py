@@ -34,7 +34,7 @@ from autoclave.evaluation.utility import (
 from autoclave.generation.answers import Prompt
 from autoclave.generation.trial import Generators
 from autoclave.progress import Progress, ProgressCallback, seconds_remaining
-from autoclave.spec import EvaluateSpec, GateSpec
+from autoclave.spec import MAX_LOSS_TOKENS, EvaluateSpec, GateSpec
 
 Half = Literal["selection", "held_out"]
 Reference = tuple[Prompt, str]
@@ -45,7 +45,6 @@ NUM_PROBE_REFERENCES = 32
 
 # Before and after are compared on the same answers, so this many are enough; it bounds a cheap probe.
 MAX_LOSS_EXAMPLES = 256
-MAX_LOSS_TOKENS = 2048
 # Logits of a whole vocabulary are held for a batch, so it must not grow with that of decoding.
 _LOSS_BATCH_TOKENS = 8192
 

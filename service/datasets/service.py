@@ -16,6 +16,7 @@ from autoclave.defences.cost import planned_steps, relative_cost
 from autoclave.errors import ModelError
 from autoclave.memory import estimate_memory, weight_shapes
 from autoclave.spec import JobSpec, TrainSpec
+from service.datasets.alignment_rows import longest_alignment_row
 from service.datasets.memory_fit import memory_fit
 from service.datasets.schemas import (
     DatasetReport,
@@ -154,8 +155,10 @@ def estimate(
     num_trained_on = found.num_examples - (num_left_out or 0)
     tokens_per_epoch = round(tokens.cut_total * scale) if tokens else None
     memory, memory_reason = None, reason
-    if tokens is not None:
-        memory, memory_reason = _memory(base, spec, min(tokens.per_row.max, spec.train.max_seq_length))
+    if tokens is not None and tokenizer is not None:
+        longest_row = min(tokens.per_row.max, spec.train.max_seq_length)
+        longest_row = max(longest_row, longest_alignment_row(base, spec, tokenizer))
+        memory, memory_reason = _memory(base, spec, longest_row)
     user_steps = spec.train.n_epochs * math.ceil(num_trained_on / spec.train.batch_size)
     cost = relative_cost(spec.defence, user_steps) if user_steps else 1.0
     return Estimate(

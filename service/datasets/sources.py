@@ -35,6 +35,8 @@ class BaseInfo:
     longest_sequence: int
     no_defences: Mapping[str, str]
     """By name, why jobs on it cannot have them."""
+    alignment: Path | None
+    """The operator's safe answers; None without them, or where only workers know the file."""
 
     def tokenizer(self) -> LightTokenizer:
         """Raises ModelError, in words that a tenant may read."""
@@ -67,6 +69,7 @@ def find_base(session: Session, model: str) -> BaseInfo:
         default_spec=JobSpec.model_validate(base.default_spec),
         longest_sequence=longest_sequence(base),
         no_defences=unavailable(base),
+        alignment=None if (file := base.safety_profile.get("alignment")) is None else Path(file),
     )
 
 

@@ -12,13 +12,13 @@ from autoclave.data.overlap import refuse_overlap
 from autoclave.errors import ModelError
 from autoclave.evaluation.base_check import possible_defences
 from autoclave.evaluation.judges import load_judge
-from autoclave.evaluation.safety import MAX_LOSS_TOKENS
 from autoclave.evaluation.screening import screen_file
 from autoclave.evaluation.utility import encode_references, read_references
 from autoclave.hashing import file_sha256
 from autoclave.memory import estimate_memory, weight_shapes
 from autoclave.modelling.exactness import how_it_packs, verify_padding
 from autoclave.modelling.target_modules import resolve_target_modules
+from autoclave.spec import MAX_LOSS_TOKENS
 from service.jobs.states import Stage
 from workers.attempt import Attempt, StageError, data_errors_of
 from workers.judging import calibrated

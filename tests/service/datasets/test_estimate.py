@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,8 @@ from transformers import AutoTokenizer
 from autoclave.data.conversations import read_conversations
 from autoclave.hashing import folder_sha256
 from service.db import Database
-from service.models import Job
-from tests.builders import Tenant, make_job
+from service.models import AlignedBase, Job
+from tests.builders import Tenant, chat_line, make_job
 from tests.service.datasets.conftest import BASE, BENIGN, lines
 
 
@@ -150,3 +151,30 @@ def test_estimate_knows_what_a_defence_costs(
             job.spec = job.spec | {"defence": {"name": "ldifs"}}
     again = post("estimate", **body)["train_seconds"]["median"]
     assert again == pytest.approx(plain["train_seconds"]["median"] / 1.5)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_estimate_counts_the_rows_of_the_alignment_data(
+    post: Any, store: Any, base: str, database: Database, tmp_path: Path
+) -> None:
+    body = {"training_file": store(lines(*map(str, range(12)))), "model": base}
+    body |= {"defence": {"name": "lisa"}, "training": {"max_seq_length": 64}}
+
+    def activations(rows: str | None) -> int:
+        file = tmp_path / "alignment.jsonl"
+        if rows is not None:
+            file.write_text(rows)
+        with database.transaction() as session:
+            (registered,) = session.scalars(select(AlignedBase))
+            path = file if rows is not None else tmp_path / "elsewhere.jsonl"
+            registered.safety_profile = {**registered.safety_profile, "alignment": str(path)}
+        found: int = post("estimate", **body)["memory_bytes"]["cuda"]["activations"]
+        return found
+
+    short, longer, longest = (
+        activations(chat_line("a", " ".join(["yes"] * count)) + "\n") for count in (1, 20, 40)
+    )
+    plain = post("estimate", **{**body, "defence": {"name": "sft"}})["memory_bytes"]["cuda"]["activations"]
+    assert plain <= short < longer < longest
+    assert activations(None) > longest, "a file that only workers have: as long as it may be"
+    assert activations("no JSON\n") > longest
