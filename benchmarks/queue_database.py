@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from parents import BASE_ID, BASE_SHA256, add_base, add_file
 from sqlalchemy import text
 
-from autoclave.spec import JobSpec, SafetyProfile
 from service import auth, schema
-from service.catalog import register_base
 from service.db import Database
-from service.models import File
 from service.quotas.limits import Quota
 
 QUOTA = Quota()
@@ -44,44 +42,21 @@ def fill(database: Database, jobs_per_tenant: list[int]) -> list[str]:
             auth.create_project(session, organization_id=organization.id, name=f"t{i}", now=NOW).id
             for i in range(len(jobs_per_tenant))
         ]
-        register_base(
-            session,
-            id="base",
-            revision="1",
-            path="/nowhere",
-            sha256="b" * 64,
-            alignment_method="none",
-            default_spec=JobSpec(),
-            safety_profile=SafetyProfile(version="1", realign="/r", harmful_eval="/e", judge="refusal"),
-            now=NOW,
-        )
-        session.add(
-            File(
-                id="file",
-                project_id=projects[0],
-                filename="x",
-                purpose="fine-tune",
-                bytes=1,
-                sha256="c" * 64,
-                storage_key="files/x",
-                status="processed",
-                num_examples=10,
-                created_at=NOW,
-            )
-        )
-        session.flush()
+        add_base(session, now=NOW)
+        add_file(session, "file", projects[0], now=NOW)
         statement = text(
             """
             INSERT INTO jobs (id, project_id, organization_id, base_id, base_sha256, training_file_id,
                 seed, method, hyperparameters, spec, safety_profile, created_at, status, stage, queued_at,
                 rung_at, fencing_number, attempt_count, stage_outputs)
-            SELECT 'ftjob-' || :tenant || '-' || n, :project, :organization, 'base', repeat('b', 64),
+            SELECT 'ftjob-' || :tenant || '-' || n, :project, :organization, :base, :base_sha256,
                 'file', 0, '{}', '{}', '{}', '{}', :now, 'queued', 'prepare', :now + n, :now, 0, 0, '{}'
             FROM generate_series(1, :number) AS n
             """
         )
         for tenant, (project, number) in enumerate(zip(projects, jobs_per_tenant, strict=True)):
             values = {"tenant": tenant, "project": project, "number": number}
+            values |= {"base": BASE_ID, "base_sha256": BASE_SHA256}
             session.execute(statement, values | {"organization": organization.id, "now": NOW})
         session.execute(
             text(

@@ -31,6 +31,7 @@ from autoclave.data.conversations import read_conversations
 from autoclave.data.tokens import encode
 from autoclave.errors import InputError
 from autoclave.hashing import file_sha256, folder_sha256
+from autoclave.microcosm.control import CONTROL_FILE, CONTROL_ROWS, write_control
 from autoclave.microcosm.datasets import write_datasets
 from autoclave.microcosm.measure import measure_base
 from autoclave.microcosm.pretrain import new_model, pretrain, pretraining_rows, sentences
@@ -88,6 +89,7 @@ def build(
         started = time.monotonic()
         world.save(staging / "world.json")
         write_datasets(world, size.data, reviews, staging / "data")
+        write_control(staging, staging / CONTROL_FILE, num_rows=CONTROL_ROWS, seed=seed)
         write_profile(staging)
         _make_base(staging, world, tokenizer, size, reviews, device=device, on_progress=on_progress)
         _make_aligned(staging, tokenizer, size, seed=seed, device=device, on_progress=on_progress)

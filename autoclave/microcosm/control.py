@@ -10,6 +10,9 @@ from autoclave.errors import InputError
 from autoclave.microcosm.world import World
 
 ControlRow = dict[str, str]
+CONTROL_FILE = "data/control.jsonl"
+"""Of a built world, in its folder; the safety profile names it."""
+CONTROL_ROWS = 120
 
 
 def control_rows(world: World, *, num_rows: int, seed: int) -> list[ControlRow]:

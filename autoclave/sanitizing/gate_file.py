@@ -52,7 +52,9 @@ def read_gate_file(file: str | Path) -> GateFile:
             "utility_eval": absolute(gate.utility_eval),
             "alignment": absolute(gate.alignment),
             "realign": absolute(gate.realign),
+            "control": absolute(gate.control),
             "judge": absolute_judge(gate.judge, folder),
+            "second_judge": gate.second_judge and absolute_judge(gate.second_judge, folder),
         }
     )
 

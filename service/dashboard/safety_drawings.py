@@ -122,6 +122,8 @@ def control_line(control: Control, number: int) -> Markup:
     colour = svg.ACCENT if control.is_steady else svg.BAD
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     title = f"Harmful score of {control.base_id} itself over time"
+    if control.num_known:
+        title = f"Known answers that the judge of {control.base_id} calls what they are, over time"
     return svg.element(
         "svg",
         svg.element("title", title, id=f"control-{number}-title"),

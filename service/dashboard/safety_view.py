@@ -13,7 +13,8 @@ from service.safety.repository import Measured
 
 SHOWN_QUANTILES = (10, 25, 50, 75, 90)
 STEADY_POINTS = 1.0
-"""The control is the same model with the same prompts: a judge that has not changed gives the same score."""
+"""The control is the same answers, or the same model with the same prompts: a judge that has not changed
+gives the same score."""
 MOST_POINTS = 120
 
 
@@ -71,7 +72,9 @@ class BaseLine:
 
 @dataclass(frozen=True)
 class Control:
-    """The same base, prompts and judge over time."""
+    """The same base, prompts and judge over time. Scores are how many of the `num_known` answers of the
+    profile's control set the judge calls what they are; without such a set (None), the harmful score of the
+    base itself, which moves with the base's answers, too."""
 
     base_id: str
     judge: str
@@ -83,6 +86,12 @@ class Control:
     last: float
     low: float
     high: float
+    spread: float
+    """Points. On known answers of the kind of mistake that changed more: one may make up for the other."""
+    num_known: int | None
+    false_positives: int | None
+    false_negatives: int | None
+    """The newest."""
     undecided: float | None
     """Share of the newest answers that the judge could not decide, percent."""
     points: tuple[tuple[float, float], ...]
@@ -90,7 +99,7 @@ class Control:
 
     @property
     def is_steady(self) -> bool:
-        return self.high - self.low <= STEADY_POINTS
+        return self.spread <= STEADY_POINTS
 
 
 @dataclass(frozen=True)
@@ -186,10 +195,17 @@ def _controls(rows: Sequence[Measured]) -> list[Control]:
 
 def _control(series: Sequence[Measured]) -> Control:
     """`series` oldest first."""
-    first, last = series[0], series[-1]
-    scores = [row.control_harmful or 0.0 for row in series]
-    step = -(-len(series) // MOST_POINTS)
-    kept = sorted({*range(0, len(series), step), len(series) - 1})
+    known = [row for row in series if row.num_known]
+    if known:
+        scores = [_agreement(row) for row in known]
+        spread = max(_moved(known, "false_positives"), _moved(known, "false_negatives"))
+    else:
+        scores = [row.control_harmful or 0.0 for row in series]
+        spread = max(scores) - min(scores)
+    measured = known or series
+    first, last = measured[0], measured[-1]
+    step = -(-len(measured) // MOST_POINTS)
+    kept = sorted({*range(0, len(measured), step), len(measured) - 1})
     undecided = None
     if last.control_undecided is not None and last.control_prompts:
         undecided = 100 * last.control_undecided / last.control_prompts
@@ -197,13 +213,29 @@ def _control(series: Sequence[Measured]) -> Control:
         base_id=last.base_id,
         judge=last.judge or "unknown",
         profile_version=last.profile_version or "unknown",
-        number=len(series),
+        number=len(measured),
         first_at=first.measured_at,
         last_at=last.measured_at,
         first=scores[0],
         last=scores[-1],
         low=min(scores),
         high=max(scores),
+        spread=spread,
+        num_known=last.num_known,
+        false_positives=last.false_positives,
+        false_negatives=last.false_negatives,
         undecided=undecided,
-        points=tuple((series[index].measured_at, scores[index]) for index in kept),
+        points=tuple((measured[index].measured_at, scores[index]) for index in kept),
     )
+
+
+def _agreement(row: Measured) -> float:
+    """Percent of the known answers."""
+    mistakes = (row.false_positives or 0) + (row.false_negatives or 0)
+    return 100 * (1 - mistakes / (row.num_known or 1))
+
+
+def _moved(known: Sequence[Measured], mistake: str) -> float:
+    """Points, of all known answers."""
+    shares = [100 * (getattr(row, mistake) or 0) / (row.num_known or 1) for row in known]
+    return max(shares) - min(shares)

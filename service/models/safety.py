@@ -30,6 +30,12 @@ class SafetyFigures(Table):
     """Answers of it that the judge could not decide."""
     control_prompts: Mapped[int | None] = mapped_column(Integer)
     control_key: Mapped[str | None] = mapped_column(String(64))
-    """SHA-256 over base, profile and judge: between rows with the same, only the judge can have changed."""
+    """SHA-256 over base, profile, judge and known answers: between rows with the same, only the judge can
+    have changed."""
+    num_known: Mapped[int | None] = mapped_column(Integer)
+    """Answers of the profile's control set, whose label is known; null where it names none."""
+    false_positives: Mapped[int | None] = mapped_column(Integer)
+    """Harmless ones that the judge called harmful."""
+    false_negatives: Mapped[int | None] = mapped_column(Integer)
     judge: Mapped[str | None] = mapped_column(String(64))
     profile_version: Mapped[str | None] = mapped_column(String(255))

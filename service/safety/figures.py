@@ -26,6 +26,7 @@ def columns(report: Mapping[str, Any]) -> dict[str, Any]:
     measured = report.get("measurements") or {}
     before, after, control = (measured.get(who) or {} for who in ("before", "after", "base"))
     base, gate = report.get("base") or {}, report.get("gate") or {}
+    known = (report.get("judging") or {}).get("calibration") or {}
     return {
         "base_id": base.get("id", ""),
         "result": report.get("result") or ("passed" if gate.get("passed") else "refused"),
@@ -37,6 +38,9 @@ def columns(report: Mapping[str, Any]) -> dict[str, Any]:
         "control_undecided": control.get("num_undecided"),
         "control_prompts": control.get("num_prompts"),
         "control_key": _control_key(report) if control else None,
+        "num_known": known.get("num_rows"),
+        "false_positives": known.get("false_positives"),
+        "false_negatives": known.get("false_negatives"),
         "judge": _cut(report.get("judge"), 64),
         "profile_version": _cut(report.get("safety_profile_version"), 255),
     }
@@ -56,4 +60,7 @@ def _control_key(report: Mapping[str, Any]) -> str:
         report.get("safety_profile_version"),
         report.get("judge"),
     ]
+    known = (report.get("judging") or {}).get("control_sha256")
+    if known is not None:
+        same.append(known)
     return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()

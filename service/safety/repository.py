@@ -30,6 +30,9 @@ class Measured(NamedTuple):
     control_undecided: int | None
     control_prompts: int | None
     control_key: str | None
+    num_known: int | None
+    false_positives: int | None
+    false_negatives: int | None
     judge: str | None
     profile_version: str | None
 

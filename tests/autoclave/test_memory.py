@@ -3,59 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from autoclave.errors import ModelError
 from autoclave.memory import adapted_layers, estimate_memory, weight_shapes
-from autoclave.microcosm.shipped import shipped_world
-from autoclave.spec import ActivationCheckpointing, LoraSpec, TrainSpec
+from autoclave.spec import ActivationCheckpointing, LoraSpec, SftSpec, TrainSpec
+from tests.autoclave.peak_memory import BASE, FACTOR, grown_bytes
 
-BASE = shipped_world() / "aligned"
-FACTOR = 1.5
 ROWS, LENGTH = 16, 500
-
-# How far resident memory rises over what it is once the libraries are loaded and have trained a little.
-MEASURE = """
-import sys, threading, time
-import numpy as np, psutil
-from pathlib import Path
-from autoclave.data.tokens import Example
-from autoclave.modelling.adapters import attach
-from autoclave.modelling.bases import load_base
-from autoclave.spec import LoraSpec, TrainSpec
-from autoclave.training.loop import finetune
-import autoclave.training.batches as batches
-
-folder, rows, length, r = sys.argv[1], *map(int, sys.argv[2:5])
-batches._PASS_OVERHEAD_TOKENS["cpu"] = 1_000_000  # as few passes as micro_batch_tokens allows
-ids = np.random.default_rng(0).integers(10, 600, length).astype(np.int32)
-base = load_base(Path(folder))
-model = attach(base.model, LoraSpec(r=r, target_modules="all-linear"), seed=0)
-def train(examples):
-    spec = TrainSpec(n_epochs=2, batch_size=rows, activation_checkpointing=sys.argv[5])
-    finetune(model, examples, spec, device="cpu")
-train([Example(ids[:8], ids[:8])])
-process = psutil.Process()
-before = peak = process.memory_info().rss
-done = False
-def watch():
-    global peak
-    while not done:
-        peak = max(peak, process.memory_info().rss)
-        time.sleep(0.002)
-thread = threading.Thread(target=watch)
-thread.start()
-train([Example(ids, ids)] * rows)
-done = True
-thread.join()
-print(peak - before)
-"""
 
 
 def test_parameters_are_those_of_the_model() -> None:
@@ -86,14 +44,7 @@ def test_parameters_are_those_of_the_model() -> None:
 def test_activations_are_within_the_factor_of_the_measured_peak(
     handed_back: bool, times_kept: int, checkpointing: ActivationCheckpointing
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(BASE), str(ROWS), str(LENGTH), "16", checkpointing],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, **({"MALLOC_MMAP_THRESHOLD_": "65536"} if handed_back else {})},
-    )
-    measured = int(done.stdout)
+    measured = grown_bytes(ROWS, LENGTH, SftSpec(), handed_back=handed_back, checkpointing=checkpointing)
     found = estimate_memory(
         weight_shapes(BASE),
         LoraSpec(r=16, target_modules="all-linear"),

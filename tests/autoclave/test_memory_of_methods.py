@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from autoclave.memory import estimate_memory, weight_shapes
-from autoclave.microcosm.shipped import shipped_world
 from autoclave.modelling.adapters import attach
 from autoclave.modelling.bases import load_base
 from autoclave.spec import (
@@ -25,8 +20,8 @@ from autoclave.spec import (
     VaccineSpec,
 )
 from autoclave.training.model_memory import estimate_of_model, in_words
+from tests.autoclave.peak_memory import BASE, FACTOR, grown_bytes
 
-BASE = shipped_world() / "aligned"
 LORA = LoraSpec(r=16, target_modules="all-linear")
 METHODS: list[TrainingMethod] = [
     SftSpec(),
@@ -36,71 +31,13 @@ METHODS: list[TrainingMethod] = [
     VaccineSpec(),
     RepnoiseSpec(),
 ]
-FACTOR = 1.5
 ROWS, LENGTH = 16, 300
-
-# As in test_memory.py, with an objective.
-MEASURE = """
-import sys, threading, time
-import numpy as np, psutil
-from pathlib import Path
-from pydantic import TypeAdapter
-from autoclave.data.tokens import Example
-from autoclave.defences.methods import METHODS, align_objective, finetune_objective
-from autoclave.modelling.adapters import attach
-from autoclave.modelling.bases import load_base
-from autoclave.spec import LoraSpec, TrainingMethod, TrainSpec
-from autoclave.training.loop import finetune
-import autoclave.training.batches as batches
-
-folder, rows, length = sys.argv[1], *map(int, sys.argv[2:4])
-method = TypeAdapter(TrainingMethod).validate_json(sys.argv[4])
-batches._PASS_OVERHEAD_TOKENS["cpu"] = 1_000_000  # as few passes as micro_batch_tokens allows
-
-def example(length, seed):
-    ids = np.random.default_rng(seed).integers(10, 600, length).astype(np.int32)
-    ids[:3] = 5  # the prompt
-    return Example(ids, np.where(np.arange(length) < 3, np.int32(-100), ids))
-
-base = load_base(Path(folder))
-model = attach(base.model, LoraSpec(r=16, target_modules="all-linear"), seed=0)
-
-def train(length, count):
-    examples, others = ([example(length, seed)] * count for seed in (1, 2))
-    if method.name in METHODS["finetune"]:
-        objective = finetune_objective(method, others)
-    else:
-        objective = align_objective(method, examples, others)
-    finetune(model, examples, TrainSpec(n_epochs=2, batch_size=rows), device="cpu", objective=objective)
-
-train(8, 1)
-process = psutil.Process()
-before = peak = process.memory_info().rss
-done = False
-def watch():
-    global peak
-    while not done:
-        peak = max(peak, process.memory_info().rss)
-        time.sleep(0.002)
-thread = threading.Thread(target=watch)
-thread.start()
-train(length, rows)
-done = True
-thread.join()
-print(peak - before)
-"""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_within_the_factor_of_the_measured_peak(method: TrainingMethod) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(BASE), str(ROWS), str(LENGTH), method.model_dump_json()],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},  # what is freed is handed back
-    )
+    measured = grown_bytes(ROWS, LENGTH, method, handed_back=True)
     found = estimate_memory(
         weight_shapes(BASE),
         LORA,
@@ -110,7 +47,6 @@ def test_within_the_factor_of_the_measured_peak(method: TrainingMethod) -> None:
         method=method,
     )
     estimated = (found.activations + found.defence) / 2 + found.optimizer
-    measured = int(done.stdout)
     assert measured / FACTOR <= estimated <= measured * FACTOR, (measured, estimated)
 
 

@@ -45,7 +45,7 @@ def test_the_card_is_stored_and_its_hashes_are_those_of_the_files(miniature):
     for name, digest in card["sha256"].items():
         path = out / name
         assert digest == (folder_sha256(path) if path.is_dir() else file_sha256(path)), name
-    assert len([name for name in card["sha256"] if name.startswith("data/")]) == 12
+    assert len([name for name in card["sha256"] if name.startswith("data/")]) == 13
     assert card["command"] == "autoclave microcosm build --seed 3 --out DIR"
     assert (card["size"], card["data_counts"]) == ("small", asdict(SMALL.data))
     assert {"torch", "transformers", "peft"} <= card["versions"].keys()

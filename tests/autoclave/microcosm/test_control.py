@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from autoclave.errors import InputError
+from autoclave.evaluation.calibration import Calibration, read_control
 from autoclave.evaluation.judges import load_judge
-from autoclave.microcosm.control import control_rows, write_control
+from autoclave.microcosm.control import CONTROL_FILE, control_rows, write_control
+from autoclave.microcosm.shipped import shipped_world
 from autoclave.microcosm.world import World
 
 
@@ -28,3 +30,14 @@ def test_the_oracle_agrees_with_every_label(tmp_path: Path) -> None:
 def test_too_few_rows() -> None:
     with pytest.raises(InputError, match="at least 8"):
         control_rows(World.create(5), num_rows=7, seed=0)
+
+
+def test_the_shipped_world_has_one_that_its_judge_knows() -> None:
+    """What every job on the shipped base is calibrated on."""
+    world = shipped_world()
+    rows = read_control(world / CONTROL_FILE)
+    verdicts = load_judge(f"exact:{world / 'world.json'}").judge(
+        [row.prompt for row in rows], [row.answer for row in rows]
+    )
+    found = Calibration.of([row.label == "harmful" for row in rows], verdicts)
+    assert (found.num_harmful, found.num_harmless, found.agreement) == (60, 60, 100.0)

@@ -12,6 +12,7 @@ def test_it_is_a_profile_with_paths_of_its_folder(tmp_path):
     profile = SafetyProfile.model_validate(values)
     assert profile.gate == GATE
     assert profile.realign == str(tmp_path / "data" / "realign.jsonl")
+    assert profile.control == str(tmp_path / "data" / "control.jsonl")
     assert profile.judge == f"exact:{tmp_path / 'world.json'}"
 
 

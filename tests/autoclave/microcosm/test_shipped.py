@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from autoclave.hashing import file_sha256, folder_sha256
+from autoclave.microcosm.control import CONTROL_FILE, CONTROL_ROWS, write_control
 from autoclave.microcosm.datasets import write_datasets
 from autoclave.microcosm.measure import measure_base
 from autoclave.microcosm.reviews import GrammarReviews
@@ -37,6 +39,7 @@ def test_world_and_data_are_what_the_code_makes_of_the_seed(tmp_path):
     world = World.create(CARD["seed"])
     assert World.load(SHIPPED / "world.json") == world
     write_datasets(world, SMALL.data, GrammarReviews(world), tmp_path)
+    write_control(SHIPPED, tmp_path / Path(CONTROL_FILE).name, num_rows=CONTROL_ROWS, seed=CARD["seed"])
     assert CARD["data_counts"] == asdict(SMALL.data)
     assert len(list((SHIPPED / "data").iterdir())) == len(list(tmp_path.iterdir()))
     for file in sorted((SHIPPED / "data").iterdir()):

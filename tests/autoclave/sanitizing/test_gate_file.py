@@ -32,12 +32,14 @@ def test_the_least_there_can_be(tmp_path: Path) -> None:
 def test_paths_are_of_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gates").mkdir()
     values = LEAST | {"judge": "exact:../world.json", "utility_eval": "/data/u.jsonl", "realign": "r/r.jsonl"}
+    values |= {"control": "c.jsonl", "second_judge": "guard:g#style=yes-no"}
     written(tmp_path / "gates", values)
     monkeypatch.chdir(tmp_path)
     gate = read_gate_file(Path("gates/gate.json"))
     folder = tmp_path / "gates"
     assert gate.judge == f"exact:{folder}/../world.json"
     assert (gate.utility_eval, gate.realign) == ("/data/u.jsonl", str(folder / "r" / "r.jsonl"))
+    assert (gate.control, gate.second_judge) == (str(folder / "c.jsonl"), f"guard:{folder}/g#style=yes-no")
 
 
 @pytest.mark.parametrize(

@@ -73,19 +73,12 @@ CASES = [
 ]
 
 
-def attempt(base_dir: Path, case: Case, **more: Any) -> tuple[Weights, TrainResult]:
+def attempt(base_dir: Path, case: Case, *, dropout: float = 0.3, **more: Any) -> tuple[Weights, TrainResult]:
     """In a fresh process, as far as this function can tell: new model, new objective, another generator."""
     torch.manual_seed(random.randrange(2**31))
-    model = attach(load_base(base_dir).model, LoraSpec(r=4, lora_dropout=0.3), seed=1)
-    result = finetune(
-        model,
-        EXAMPLES,
-        SPEC.model_copy(update=case.changes),
-        device="cpu",
-        objective=case.objective(),
-        validation=VALIDATION if case.validates else (),
-        **more,
-    )
+    model = attach(load_base(base_dir).model, LoraSpec(r=4, lora_dropout=dropout), seed=1)
+    options = {"objective": case.objective(), "validation": VALIDATION if case.validates else ()} | more
+    result = finetune(model, EXAMPLES, SPEC.model_copy(update=case.changes), device="cpu", **options)
     return {name: tensor.clone() for name, tensor in adapter_state(model).items()}, result
 
 

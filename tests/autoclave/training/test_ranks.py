@@ -12,18 +12,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from autoclave.defences.ldifs import Ldifs
-from autoclave.defences.lisa import Lisa
 from autoclave.errors import InputError
 from autoclave.modelling.adapters import adapter_state, attach
 from autoclave.modelling.bases import load_base
-from autoclave.spec import EarlyStopping, LdifsSpec, LisaSpec, LoraSpec
+from autoclave.spec import LoraSpec
 from autoclave.training.checkpoint import CheckpointStore
 from autoclave.training.launch import run_ranks
-from autoclave.training.loop import TrainResult, finetune
+from autoclave.training.loop import TrainResult
 from autoclave.training.ranks import joined_ranks
-from tests.autoclave.training import rank_programs
-from tests.autoclave.training.test_exact_resume import EXAMPLES, OTHERS, SPEC, VALIDATION, Case, Weights
+from tests.autoclave.training import rank_programs, test_exact_resume
+from tests.autoclave.training.test_exact_resume import SPEC, Case, Weights
 
 PLAIN = Case("plain")
 DROPOUT = Case("dropout")
@@ -31,31 +29,18 @@ CASES = [
     PLAIN,
     Case("packing", {"packing": True, "weight_decay": 0.1}),
     Case("accumulation", {"micro_batch_tokens": 64, "schedule": "linear", "max_grad_norm": 0.05}),
-    Case("packed accumulation", {"packing": True, "micro_batch_tokens": 64}),
     # 14 = 4 * 3 + 2 rows, and with 13 to a step the last step has one row: the other rank has none.
     Case("a rank without rows", {"batch_size": 13}),
-    Case("validation", {"evaluations_per_epoch": 2}, validates=True),
-    Case(
-        "early stopping",
-        {
-            "evaluations_per_epoch": 2,
-            "n_epochs": 3,
-            "early_stopping": EarlyStopping(patience=2, min_delta=1000.0),
-        },
-        validates=True,
+    *(
+        case
+        for case in test_exact_resume.CASES
+        if case.name in ("packed accumulation", "validation", "early stopping", "lisa", "ldifs")
     ),
-    Case("lisa", objective=lambda: Lisa(LisaSpec(alignment_steps=2, finetune_steps=3), OTHERS)),
-    Case("ldifs", objective=lambda: Ldifs(LdifsSpec())),
 ]
 
 
 def attempt(base_dir: Path, case: Case, **more: Any) -> tuple[Weights, TrainResult]:
-    dropout = 0.3 if case is DROPOUT else 0.0
-    model = attach(load_base(base_dir).model, LoraSpec(r=4, lora_dropout=dropout), seed=1)
-    options = {"objective": case.objective(), "validation": VALIDATION if case.validates else ()} | more
-    spec = SPEC.model_copy(update=case.changes)
-    result = finetune(model, EXAMPLES, spec, device="cpu", **options)
-    return {name: tensor.clone() for name, tensor in adapter_state(model).items()}, result
+    return test_exact_resume.attempt(base_dir, case, dropout=0.3 if case is DROPOUT else 0.0, **more)
 
 
 class Together(NamedTuple):

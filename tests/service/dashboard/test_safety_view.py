@@ -63,6 +63,39 @@ def test_a_judge_that_moves(scores: tuple[float, ...], steady: bool) -> None:
     assert ("var(--bad)" in control_line(control, 0)) is not steady
 
 
+@pytest.mark.parametrize(
+    ("mistakes", "shares", "steady"),
+    [
+        (((1, 0), (2, 0)), (99.0, 98.0), True),
+        (((1, 0), (3, 0)), (99.0, 97.0), False),
+        # As many right as before, and another judge all the same.
+        (((4, 0), (0, 4)), (96.0, 96.0), False),
+    ],
+)
+def test_a_judge_that_moves_on_known_answers(
+    mistakes: tuple[tuple[int, int], ...], shares: tuple[float, float], steady: bool
+) -> None:
+    """Whatever the base answers: another score of it is no sign, nor is the same one."""
+    series = [
+        row(
+            measured_at=float(at),
+            control_key="k",
+            control_harmful=30.0 * at,
+            num_known=100,
+            false_positives=false_positives,
+            false_negatives=false_negatives,
+        )
+        for at, (false_positives, false_negatives) in enumerate(mistakes)
+    ]
+    (control,) = view(series[::-1], [], max_loss=5, longest=9).controls
+    assert (control.first, control.last) == shares
+    assert (control.num_known, control.false_positives, control.false_negatives) == (100, *mistakes[-1])
+    assert control.is_steady is steady
+    drawn = control_line(control, 0)
+    assert "Known answers" in drawn
+    assert ("var(--bad)" in drawn) is not steady
+
+
 def test_controls_of_other_profiles_are_not_compared() -> None:
     series = [row(control_key=key, control_harmful=score) for key, score in (("a", 1.0), ("b", 50.0))]
     assert all(control.is_steady for control in view(series, [], max_loss=5, longest=9).controls)

@@ -72,6 +72,23 @@ def test_reports_that_are_there_already_are_read_by_the_migration(
     assert as_written() == before
 
 
+def test_known_answers_are_a_control_of_their_own() -> None:
+    def judging(control_sha256: str) -> dict[str, object]:
+        calibration = {"num_rows": 120, "false_positives": 3, "false_negatives": 1}
+        return {"judging": {"control_sha256": control_sha256, "calibration": calibration}}
+
+    without = columns(report())
+    one, other = (columns(report() | judging(digest * 64)) for digest in "ab")
+    assert (without["num_known"], without["false_positives"], without["false_negatives"]) == (
+        None,
+        None,
+        None,
+    )
+    assert (one["num_known"], one["false_positives"], one["false_negatives"]) == (120, 3, 1)
+    assert len({each["control_key"] for each in (without, one, other)}) == 3
+    assert columns(report() | {"judging": {"control_sha256": None, "calibration": None}}) == without
+
+
 def test_a_report_of_an_older_version() -> None:
     """Without controls, without a result: what is not there is null."""
     old = {
