@@ -77,8 +77,7 @@ class PackedBackbone:
             with varlen_attention.attending(config, row):
                 return self._backbone.hidden_states(input_ids, positions)
         if self.separation == "blocks":
-            blocks = block_attention.Blocks.of(lengths, self._device)
-            with block_attention.attending(config, blocks):
+            with block_attention.attending(config, lengths):
                 return self._backbone.hidden_states(input_ids, positions)
         if self.separation == "positions":
             return self._backbone.hidden_states(input_ids, positions)
