@@ -27,8 +27,8 @@ def can_attend(config: Any) -> bool:
 
 @contextmanager
 def attending(config: Any, lengths: Sequence[int]) -> Iterator[None]:
-    """Inside the block, the model of this configuration takes rows of examples of these lengths, one after the
-    other, without a mask."""
+    """Inside the block, the model of this configuration takes rows of examples of these lengths, one after
+    the other, without a mask."""
     before = config._attn_implementation
     token = _lengths.set(list(lengths))
     config._attn_implementation = NAME
@@ -57,9 +57,9 @@ def _attention(  # noqa: PLR0917 - transformers calls it so
     if unsupported:
         raise NotImplementedError(f"attention with {unsupported}")
     sdpa = AttentionInterface()["sdpa"]
-    examples = zip(*(tensor.split(_lengths.get(), dim=2) for tensor in (query, key, value)), strict=True)
+    rows = (torch.split(tensor, _lengths.get(), dim=2) for tensor in (query, key, value))
     outputs = []
-    for parts in examples:  # (1, heads, T_e, D) each
+    for parts in zip(*rows, strict=True):  # (1, heads, T_e, D) each
         mask = _window(sliding_window, parts[0])
         output, _ = sdpa(module, *parts, mask, **others)  # (1, T_e, heads, D)
         outputs.append(output)

@@ -164,13 +164,14 @@ class RowsByJob:
     """Adapters of several jobs on one base, of which each row goes through one.
 
     `adapters[j]` holds the factors of job j by the full name of the layer. Inside `installed`, the rows
-    of a pass are those that `rows` says: `(job, start, end)`, or with `only(job)` all of one.
+    of a pass are those that `rows` says: `(job, start, end)` without a gap, once for all tokens of the pass
+    and once for those that the last MLP may be left with (`last_mlp.py`); or with `only(job)` all of one.
     """
 
     def __init__(self, model: Any, adapters: Sequence[Mapping[str, Factors]]) -> None:
         self._adapters = adapters
         self._model = model
-        self.rows: Sequence[tuple[int, int, int]] = ()
+        self.rows: Sequence[Sequence[tuple[int, int, int]]] = ()
         self._only: int | None = None
 
     @contextmanager
@@ -191,10 +192,18 @@ class RowsByJob:
         finally:
             self._only = None
 
+    def _rows(self, num_rows: int) -> Sequence[tuple[int, int, int]]:
+        if self._only is not None:
+            return ((self._only, 0, num_rows),)
+        for rows in self.rows:
+            if rows[-1][2] == num_rows:
+                return rows
+        raise AssertionError((num_rows, self.rows))
+
     def _forward(self, name: str, layer: Any) -> Any:
         def forward(inputs: Tensor) -> Tensor:
             num_rows = inputs.numel() // inputs.shape[-1]
-            rows = self.rows if self._only is None else ((self._only, 0, num_rows),)
+            rows = self._rows(num_rows)
             segments = [
                 Segment(start, end, self._adapters[job][name])
                 for job, start, end in rows

@@ -84,8 +84,8 @@ def _in_chunks(
     is_right = hidden.new_empty(num_rows, dtype=torch.bool)
     gradient = torch.empty_like(hidden) if with_gradient else None
     chunk_rows = max(1, LOGITS_AT_ONCE["cuda" if hidden.is_cuda else "cpu"] // vocabulary)
-    # The largest tensor of a step is made once, and the softmax is computed in its place: on a CPU, pages that
-    # the kernel has to find anew cost more than the softmax.
+    # The largest tensor of a step is made once, and the softmax is computed in its place: on a CPU, pages
+    # that the kernel has to find anew cost more than the softmax.
     room = hidden.new_empty((min(num_rows, chunk_rows), vocabulary), dtype=head.weight.dtype)
     for start in range(0, num_rows, chunk_rows):
         rows = slice(start, start + chunk_rows)
