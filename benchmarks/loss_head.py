@@ -5,7 +5,8 @@
 1,024 tokens of a batch, vocabulary 32,768, hidden size 256, float32, forward and backward to the hidden
 states. `full` is what transformers' models do: logits of every token, cross entropy with ignored targets.
 `trained logits` is what this project did before: logits of trained tokens alone, at once. `ours` is
-`autoclave.training.head_loss`. The share of trained tokens varies, as the time depends on it; about half are
+`autoclave.training.head_loss`. `products` are the two matrix products of `ours` and no loss, the least that
+any exact loss takes. The share of trained tokens varies, as the time depends on it; about half are
 trained in chats. Time is the median of calls in turn in one process; memory is how much the resident
 memory of a process of its own grew beyond its peak before the first call. Writes `loss_head.json`. Losses
 and gradients are compared.
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoclave.data.tokens import IGNORED
+from autoclave.memory import LOGITS_AT_ONCE
 from autoclave.modelling.backbone import Backbone
 from autoclave.training.head_loss import token_losses
 
@@ -77,16 +79,19 @@ def compared(share: float, repeats: int) -> dict[str, Any]:
             if repeat:  # first calls are slower
                 seconds[way].append(time.perf_counter() - began)
                 processor[way].append(time.process_time() - processor_began)
-        for loss, gradient in found.values():
+        for way, (loss, gradient) in found.items():
+            if way == "products":
+                continue
             torch.testing.assert_close(loss, found["ours"][0], rtol=1e-5, atol=0)
             torch.testing.assert_close(gradient, found["ours"][1], rtol=1e-4, atol=1e-6)
-    memory = {way: grown_mib(way, share) for way in WAYS}
+    memory = {way: grown_mib(way, share) for way in WAYS if way != "products"}
     return {
         "seconds": medians(seconds),
         "processor_seconds": medians(processor),
         "memory_mib": memory,
         "times_faster_than_full": ratio(seconds),
         "times_less_processor_than_full": ratio(processor),
+        "times_less_processor_of_products_alone": ratio(processor, "products"),
         "times_less_memory_than_full": round(memory["full"] / memory["ours"], 1),
     }
 
@@ -133,8 +138,8 @@ def medians(values: dict[str, list[float]]) -> dict[str, float]:
     return {way: round(statistics.median(found), 3) for way, found in values.items()}
 
 
-def ratio(values: dict[str, list[float]]) -> float:
-    return round(statistics.median(values["full"]) / statistics.median(values["ours"]), 2)
+def ratio(values: dict[str, list[float]], way: str = "ours") -> float:
+    return round(statistics.median(values["full"]) / statistics.median(values[way]), 2)
 
 
 def full(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -151,10 +156,33 @@ def ours(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
     return token_losses(Backbone(None, head), hidden[trained], targets[trained]).losses.sum()
 
 
+def products(head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
+    """No loss: the products in chunks, and the gradient they would have."""
+    return _Products.apply(hidden[targets != IGNORED], head.weight)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Products(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
+        rows = max(1, LOGITS_AT_ONCE["cpu"] // len(weight))
+        gradient, room = torch.empty_like(hidden), hidden.new_empty(min(rows, len(hidden)), len(weight))
+        for start in range(0, len(hidden), rows):
+            part = hidden[start : start + rows]
+            torch.mm(part, weight.T, out=room[: len(part)])
+            torch.mm(room[: len(part)], weight, out=gradient[start : start + rows])
+        ctx.save_for_backward(gradient)
+        return gradient.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, by_output: Tensor) -> tuple[Tensor, None]:
+        return by_output * ctx.saved_tensors[0], None
+
+
 WAYS: dict[str, Callable[[nn.Linear, Tensor, Tensor], Tensor]] = {
     "full": full,
     "trained logits": trained_logits,
     "ours": ours,
+    "products": products,
 }
 
 

@@ -1,8 +1,7 @@
 """Attention of a packed row, example by example: no score between two examples is ever computed.
 
-A mask over the whole row would cost the square of the row's length. Here queries, keys and values are
-put into padded batches of examples of similar length, for the attention alone; everything else of
-the model sees the packed row, which has no padding.
+A mask over the whole row would cost the square of the row's length, and padded batches of examples up to four
+times what their scores cost. Everything else of the model sees the packed row.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,43 +19,6 @@ NAME = "autoclave_blocks"
 _KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 
-@dataclass(frozen=True, eq=False)
-class Blocks:
-    """`batches` hold positions in the row, each (B, T_b) with a row per example; padding repeats an example's
-    first token. `places` (T,) says where each token of the row stands in the batches, one after the other."""
-
-    batches: tuple[Tensor, ...]
-    places: Tensor
-
-    @classmethod
-    def of(cls, lengths: Sequence[int], device: str | torch.device) -> Blocks:
-        """Of a row that holds examples of these lengths, in this order. Examples share a batch while none is
-        shorter than half the longest: at most half the work on queries is padding."""
-        starts = [0]
-        for length in lengths:
-            starts.append(starts[-1] + length)
-        groups: list[list[int]] = []
-        for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-            if groups and 2 * lengths[index] > lengths[groups[-1][0]]:
-                groups[-1].append(index)
-            else:
-                groups.append([index])
-        batches: list[Tensor] = []
-        places = torch.empty(starts[-1], dtype=torch.int64)
-        before = 0
-        for group in groups:
-            longest = lengths[group[0]]
-            steps = torch.arange(longest)  # (T_b,)
-            first = torch.tensor([starts[index] for index in group])[:, None]  # (B, 1)
-            own = torch.tensor([lengths[index] for index in group])[:, None]  # (B, 1)
-            is_token = steps < own  # (B, T_b)
-            batch = first + steps * is_token
-            places[batch[is_token]] = before + torch.nonzero(is_token.flatten())[:, 0]
-            before += batch.numel()
-            batches.append(batch.to(device))
-        return cls(tuple(batches), places.to(device))
-
-
 def can_attend(config: Any) -> bool:
     """Whether the masks of this architecture are causal, with or without a sliding window, and no other."""
     layers = set(getattr(config, "layer_types", None) or ())
@@ -65,19 +26,20 @@ def can_attend(config: Any) -> bool:
 
 
 @contextmanager
-def attending(config: Any, blocks: Blocks) -> Iterator[None]:
-    """Inside the block, the model of this configuration takes rows packed like `blocks`, without a mask."""
+def attending(config: Any, lengths: Sequence[int]) -> Iterator[None]:
+    """Inside the block, the model of this configuration takes rows of examples of these lengths, one after
+    the other, without a mask."""
     before = config._attn_implementation
-    token = _blocks.set(blocks)
+    token = _lengths.set(list(lengths))
     config._attn_implementation = NAME
     try:
         yield
     finally:
         config._attn_implementation = before
-        _blocks.reset(token)
+        _lengths.reset(token)
 
 
-_blocks: ContextVar[Blocks] = ContextVar("blocks")
+_lengths: ContextVar[list[int]] = ContextVar("lengths")
 
 
 def _attention(  # noqa: PLR0917 - transformers calls it so
@@ -94,20 +56,23 @@ def _attention(  # noqa: PLR0917 - transformers calls it so
     unsupported = [name for name in ("softcap", "s_aux", "position_bias") if others.get(name) is not None]
     if unsupported:
         raise NotImplementedError(f"attention with {unsupported}")
-    blocks = _blocks.get()
     sdpa = AttentionInterface()["sdpa"]
-    tokens = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (T, heads, D) each
+    rows = (torch.split(tensor, _lengths.get(), dim=2) for tensor in (query, key, value))
     outputs = []
-    for batch in blocks.batches:
-        parts = [tensor[batch].transpose(1, 2) for tensor in tokens]  # (B, heads, T_b, D) each
-        length = batch.shape[1]
-        mask = None
-        if sliding_window is not None and sliding_window < length:
-            ones = torch.ones(length, length, dtype=torch.bool, device=batch.device)
-            mask = (ones.tril() & ones.triu(1 - sliding_window))[None, None]  # (1, 1, T_b, T_b)
-        output, _ = sdpa(module, *parts, mask, **others)  # (B, T_b, heads, D)
-        outputs.append(output.flatten(0, 1))
-    return torch.cat(outputs)[blocks.places][None], None
+    for parts in zip(*rows, strict=True):  # (1, heads, T_e, D) each
+        mask = _window(sliding_window, parts[0])
+        output, _ = sdpa(module, *parts, mask, **others)  # (1, T_e, heads, D)
+        outputs.append(output)
+    return torch.cat(outputs, dim=1), None
+
+
+def _window(sliding_window: int | None, query: Tensor) -> Tensor | None:
+    """(1, 1, T_e, T_e): which tokens each one sees; None if the window is wider than the example."""
+    length = query.shape[2]
+    if sliding_window is None or sliding_window >= length:
+        return None
+    ones = torch.ones(length, length, dtype=torch.bool, device=query.device)
+    return (ones.tril() & ones.triu(1 - sliding_window))[None, None]
 
 
 AttentionInterface.register(NAME, _attention)

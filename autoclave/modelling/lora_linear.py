@@ -63,9 +63,14 @@ def _products(
     outputs = functional.linear(rows, weight, bias)  # (T, out)
     inner = []
     for (start, end, scale), A, B in zip(places, factors[::2], factors[1::2], strict=True):
-        inner.append(rows[start:end] @ A.T)  # (n, r)
-        outputs[start:end].addmm_(inner[-1], B.T, alpha=scale)
+        inner.append(torch.mm(_part(rows, start, end), A.T))  # (n, r)
+        _part(outputs, start, end).addmm_(inner[-1], B.T, alpha=scale)
     return outputs, inner
+
+
+def _part(rows: Tensor, start: int, end: int) -> Tensor:
+    """A whole is not sliced: that takes microseconds, five times a layer."""
+    return rows if end - start == len(rows) else rows[start:end]
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -89,15 +94,15 @@ class _LoraLinear(torch.autograd.Function):
         rows, weight, *saved = ctx.saved_tensors
         count = len(ctx.places)
         inner, factors = saved[:count], saved[count:]
-        by_rows = by_outputs @ weight if ctx.needs_input_grad[0] else None  # (T, in)
+        by_rows = torch.mm(by_outputs, weight) if ctx.needs_input_grad[0] else None  # (T, in)
         by_factors: list[Tensor] = []
         for (start, end, scale), XA, A, B in zip(ctx.places, inner, factors[::2], factors[1::2], strict=True):
-            by_own = by_outputs[start:end]  # (n, out)
-            by_inner = (by_own @ B.to(by_own.dtype)).mul_(scale)  # (n, r)
-            by_factors.append((by_inner.T @ rows[start:end]).to(A.dtype))  # (r, in)
-            by_factors.append((by_own.T @ XA).mul_(scale).to(B.dtype))  # (out, r)
+            by_own = _part(by_outputs, start, end)  # (n, out)
+            by_inner = torch.mm(by_own, B.to(by_own.dtype)).mul_(scale)  # (n, r)
+            by_factors.append(torch.mm(by_inner.T, _part(rows, start, end)).to(A.dtype))  # (r, in)
+            by_factors.append(torch.mm(by_own.T, XA).mul_(scale).to(B.dtype))  # (out, r)
             if by_rows is not None:
-                by_rows[start:end].addmm_(by_inner, A.to(by_own.dtype))
+                _part(by_rows, start, end).addmm_(by_inner, A.to(by_own.dtype))
         return by_rows, None, None, None, *by_factors
 
 
@@ -159,13 +164,14 @@ class RowsByJob:
     """Adapters of several jobs on one base, of which each row goes through one.
 
     `adapters[j]` holds the factors of job j by the full name of the layer. Inside `installed`, the rows
-    of a pass are those that `rows` says: `(job, start, end)`, or with `only(job)` all of one.
+    of a pass are those that `rows` says: `(job, start, end)` without a gap, once for all tokens of the pass
+    and once for those that the last MLP may be left with (`last_mlp.py`); or with `only(job)` all of one.
     """
 
     def __init__(self, model: Any, adapters: Sequence[Mapping[str, Factors]]) -> None:
         self._adapters = adapters
         self._model = model
-        self.rows: Sequence[tuple[int, int, int]] = ()
+        self.rows: Sequence[Sequence[tuple[int, int, int]]] = ()
         self._only: int | None = None
 
     @contextmanager
@@ -186,10 +192,18 @@ class RowsByJob:
         finally:
             self._only = None
 
+    def _rows(self, num_rows: int) -> Sequence[tuple[int, int, int]]:
+        if self._only is not None:
+            return ((self._only, 0, num_rows),)
+        for rows in self.rows:
+            if rows[-1][2] == num_rows:
+                return rows
+        raise AssertionError((num_rows, self.rows))
+
     def _forward(self, name: str, layer: Any) -> Any:
         def forward(inputs: Tensor) -> Tensor:
             num_rows = inputs.numel() // inputs.shape[-1]
-            rows = self.rows if self._only is None else ((self._only, 0, num_rows),)
+            rows = self._rows(num_rows)
             segments = [
                 Segment(start, end, self._adapters[job][name])
                 for job, start, end in rows

@@ -7,6 +7,7 @@ sanitiser's pass (`sanitizing/activations.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from autoclave.errors import ModelError
 from autoclave.modelling import block_attention, varlen_attention
 from autoclave.modelling.backbone import Backbone
+from autoclave.modelling.last_mlp import LastMlp
 
 Separation = Literal["varlen", "blocks", "positions", "mask"]
 
@@ -56,6 +58,7 @@ class PackedBackbone:
     def __init__(self, backbone: Backbone, device: str | torch.device) -> None:
         self._backbone = backbone
         self._device = device
+        self._last_mlp = LastMlp.of(backbone, device)
         config, ways = backbone.decoder.config, list[Separation](("positions", "mask"))
         if block_attention.can_attend(config):
             ways.insert(0, "blocks")
@@ -68,6 +71,12 @@ class PackedBackbone:
             f"{type(backbone.decoder).__name__} cannot keep packed examples apart; run without packing."
         )
 
+    def hidden_states_of(self, tokens: Tensor, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
+        """As `hidden_states`, at the places `tokens` (N,) alone -> (N, D)."""
+        fewer = self._last_mlp if len(tokens) < input_ids.shape[1] else None
+        with fewer.only(tokens) if fewer else nullcontext():
+            return self.hidden_states(input_ids, lengths)[0].index_select(0, tokens)
+
     def hidden_states(self, input_ids: Tensor, lengths: Sequence[int]) -> Tensor:
         """`input_ids` (1, T), examples of these lengths one after the other -> (1, T, D)."""
         positions = restarting_positions(lengths).to(self._device)  # (1, T)
@@ -77,8 +86,7 @@ class PackedBackbone:
             with varlen_attention.attending(config, row):
                 return self._backbone.hidden_states(input_ids, positions)
         if self.separation == "blocks":
-            blocks = block_attention.Blocks.of(lengths, self._device)
-            with block_attention.attending(config, blocks):
+            with block_attention.attending(config, lengths):
                 return self._backbone.hidden_states(input_ids, positions)
         if self.separation == "positions":
             return self._backbone.hidden_states(input_ids, positions)

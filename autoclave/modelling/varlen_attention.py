@@ -3,7 +3,7 @@
 `torch.nn.attention.varlen.varlen_attn` (torch >= 2.10, CUDA, half precision), registered with transformers
 under a name of its own. Written by its documentation and untried on a GPU when it was written: so before it
 is used it is compared, forward and backward, with plain attention on the device at hand (`works`), and where
-it fails or differs, attention in padded blocks (`block_attention.py`) does the work.
+it fails or differs, attention example by example (`block_attention.py`) does the work.
 """
 
 from __future__ import annotations

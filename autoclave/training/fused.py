@@ -162,14 +162,14 @@ class _Fused:
         for row in _rows(examples, self._row_tokens):
             batch = pack([examples[index][i] for index, i in row], device=self._device)
             assert batch.packed_lengths is not None
-            self.adapters.rows = _spans(row, batch.packed_lengths)
-            hidden = self._packed.hidden_states(batch.input_ids[:, :-1], batch.packed_lengths)  # (1, T, D)
+            counts = [trained[index][i] for index, i in row]
+            self.adapters.rows = (_spans(row, batch.packed_lengths), _spans(row, counts))
             targets = batch.labels[0, 1:]  # (T,)
             (tokens,) = torch.nonzero(targets != IGNORED, as_tuple=True)  # (N,)
-            losses, is_right = token_losses(backbone_of(self._model), hidden[0, tokens], targets[tokens])
-            counts = torch.tensor([trained[index][i] for index, i in row])
+            hidden = self._packed.hidden_states_of(tokens, batch.input_ids[:, :-1], batch.packed_lengths)
+            losses, is_right = token_losses(backbone_of(self._model), hidden, targets[tokens])
             owners = torch.tensor([place[index] for index, _ in row])
-            owner = owners.repeat_interleave(counts).to(self._device)  # (N,)
+            owner = owners.repeat_interleave(torch.tensor(counts)).to(self._device)  # (N,)
             # Not the sum of the losses: one that is NaN would make it NaN, but no gradient of another.
             torch.autograd.backward(losses, (1 / totals)[owner].to(losses.dtype))
             sums[0].index_add_(0, owner, losses.detach().float())

@@ -40,7 +40,8 @@ def causal_loss(model: Any, batch: Batch) -> Summed:
     assert batch.packed_lengths is None, "a packed row needs packed_causal_loss"
     backbone = backbone_of(model)
     hidden = backbone.hidden_states(batch.input_ids[:, :-1])  # (B, T-1, D)
-    return _loss(backbone, hidden, batch)
+    targets, trained = _trained(batch)
+    return _loss(backbone, hidden.flatten(0, 1)[trained], targets)
 
 
 def packed_causal_loss(model: Any, *, device: str | torch.device) -> TokenLoss:
@@ -51,15 +52,21 @@ def packed_causal_loss(model: Any, *, device: str | torch.device) -> TokenLoss:
 
     def token_loss(model: Any, batch: Batch) -> Summed:
         assert batch.packed_lengths is not None, "a batch that is not packed"
-        hidden = packed.hidden_states(batch.input_ids[:, :-1], batch.packed_lengths)  # (1, T, D)
-        return _loss(backbone_of(model), hidden, batch)
+        targets, trained = _trained(batch)
+        hidden = packed.hidden_states_of(trained, batch.input_ids[:, :-1], batch.packed_lengths)  # (N, D)
+        return _loss(backbone_of(model), hidden, targets)
 
     return token_loss
 
 
-def _loss(backbone: Backbone, hidden: Tensor, batch: Batch) -> Summed:
-    """`hidden` is (B, T-1, D), of every token of the batch but the last of each row."""
+def _trained(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Targets (N,) of the tokens that are trained, and their places (N,) among all but the last of a row."""
     targets = batch.labels[:, 1:].flatten()  # (B * (T-1),)
-    (trained,) = torch.nonzero(targets != IGNORED, as_tuple=True)  # (N,)
-    losses, is_right = token_losses(backbone, hidden.flatten(0, 1)[trained], targets[trained])  # (N,) each
-    return Summed(losses.sum(), len(trained), is_right.sum())
+    (trained,) = torch.nonzero(targets != IGNORED, as_tuple=True)
+    return targets[trained], trained
+
+
+def _loss(backbone: Backbone, hidden: Tensor, targets: Tensor) -> Summed:
+    """`hidden` (N, D) of the tokens that have to predict `targets` (N,)."""
+    losses, is_right = token_losses(backbone, hidden, targets)  # (N,) each
+    return Summed(losses.sum(), len(targets), is_right.sum())

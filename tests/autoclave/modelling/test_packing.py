@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from autoclave.errors import ModelError
 from autoclave.modelling.backbone import backbone_of
-from autoclave.modelling.block_attention import Blocks
 from autoclave.modelling.packing import PackedBackbone, pack_rows
 from tests.autoclave.tiny_architectures import ALL_ARCHITECTURES, EAGER, tiny_model
 
@@ -62,17 +61,6 @@ def test_an_example_in_a_row_is_as_it_is_alone(architecture: str, separation: st
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)  # norms inside are float32
     assert (running_on[2] - alone[2]).abs().max() > 0.1, "else this shows nothing"
     assert model.config._attn_implementation == attention, "and it is put back"
-
-
-@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=20))
-def test_every_token_has_its_place_in_the_blocks(lengths: list[int]) -> None:
-    blocks = Blocks.of(lengths, "cpu")
-    row = torch.cat([batch.flatten() for batch in blocks.batches])
-    assert torch.equal(row[blocks.places], torch.arange(sum(lengths)))
-    example = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    for batch in blocks.batches:
-        assert (example[batch] == example[batch[:, :1]]).all(), "a row of a batch is of one example"
-    assert row.numel() <= 2 * sum(lengths)
 
 
 def test_an_architecture_with_other_masks_is_packed_another_way() -> None:
