@@ -20,7 +20,7 @@ from service.storage import Storage
 from tests.autoclave.tiny import save_tiny_base
 from tests.builders import Tenant
 from tests.exposition import samples
-from tests.workers.forking.test_forking import ended, wait_until
+from tests.workers.forking.bench import ended, wait_until
 from tests.workers.pipeline_bench import PipelineBench
 from tests.workers.test_exact_resume import RealJobs
 from tests.workers.test_supervisor import gone
