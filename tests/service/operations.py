@@ -1,4 +1,4 @@
-"""Every operation of the API, by who may call it and whose it is. `test_tenancy.py` looks for missing ones."""
+"""Every operation of the API, by who may call it and whose it is; `test_tenancy.py` misses none."""
 
 from __future__ import annotations
 
