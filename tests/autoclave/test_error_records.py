@@ -28,6 +28,7 @@ EXAMPLES: list[AutoclaveError] = [
     errors.NonFiniteWeightsError("a NaN"),
     errors.UnsupportedAdapterError("no LoRA"),
     errors.JudgeError("no verdict"),
+    errors.JudgeAwayError("no answer yet"),
     errors.EndpointError("no answer"),
     errors.CancelledError(),
     errors.RankLostError(1, 2, -9),
