@@ -81,6 +81,8 @@ def test_a_base_is_added_with_its_floor_and_its_speed(
     assert shown["measurements"] == measured
     run("retire", "acme/micro")
     assert row(database, "acme/micro").retired_at is not None
+    run("restore", "acme/micro")
+    assert row(database, "acme/micro").retired_at is None
 
 
 def test_other_weights_under_a_known_name_are_refused_before_the_measurement(
@@ -190,6 +192,7 @@ def test_check_says_whether_a_folder_can_be_a_base(tmp_path: Path) -> None:
 def test_unknown_names(database: Database) -> None:
     assert "there is no base 'x'" in run("show", "x", exit_code=2).stderr
     assert "there is no base 'x'" in run("retire", "x", exit_code=2).stderr
+    assert "there is no base 'x'" in run("restore", "x", exit_code=2).stderr
     assert run("list", "--json").stdout == ""
 
 
