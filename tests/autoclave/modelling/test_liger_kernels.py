@@ -45,7 +45,7 @@ def test_refused_on_a_cpu_and_where_it_is_not_installed(
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A stand-in with Liger's way of replacing: the class's module for rope, forwards of the model's norms."""
+    """A stand-in with Liger's way of replacing: a function of the module, forwards of the model's norms."""
     seen: dict[str, Any] = {"norms": 0, "ropes": 0, "wrong_by": 0.0}
     rope = modeling_llama.apply_rotary_pos_emb
 
