@@ -1,6 +1,7 @@
 """How much memory fine-tuning takes, from the shapes in the base's weight files. No torch, nothing loaded.
 
     base         4 bytes per parameter on a CPU (float32), 2 on a GPU (bfloat16)
+                 in NF4 (QLoRA) 0.516 per parameter of the linear layers, and the largest of them once in full
     adapter      4 bytes per LoRA parameter: r * (in + out) per adapted layer
     optimizer    12 bytes per LoRA parameter: its gradient and AdamW's two moments, float32
     activations  per token of a forward pass: b * (L * (8 h + 4 i) + 3 m r) for what the L decoder layers and
@@ -58,6 +59,9 @@ _BYTES_PER_NUMBER: dict[Device, int] = {"cpu": 4, "cuda": 2}
 _KEPT_BY_ALLOCATOR: dict[Device, int] = {"cpu": 2, "cuda": 1}
 # How many the loss computes at once. On a CPU they should stay near its caches; a GPU wants large products.
 LOGITS_AT_ONCE: dict[Device, int] = {"cpu": 2**23, "cuda": 2**27}
+NF4_BLOCK = 64
+# Four bits, a byte per block for its maximum, and 4 bytes per 256 of those.
+_BYTES_OF_NF4 = 1 / 2 + 1 / NF4_BLOCK + 4 / (NF4_BLOCK * 256)
 _MAX_HEADER_BYTES = 100_000_000
 _PLAIN = SftSpec()
 
@@ -128,9 +132,11 @@ def estimate_memory(
     device: Device,
     method: TrainingMethod = _PLAIN,
     checkpointing: bool | None = None,
+    quantised: bool = False,
 ) -> MemoryEstimate:
     """`longest_row` is in tokens, after the cut at `max_seq_length`. `checkpointing` says whether decoder
-    blocks are computed again in the backward pass; None: only where the spec asks for it. Raises ModelError.
+    blocks are computed again in the backward pass; None: only where the spec asks for it. `quantised`: the
+    base is in NF4 (`modelling.nf4`). Raises ModelError.
     """
     width = _BYTES_PER_NUMBER[device]
     layers = adapted_layers(shapes, lora.target_modules)
@@ -149,6 +155,8 @@ def estimate_memory(
         of_blocks = num_layers * hidden + math.ceil(of_blocks / max(1, num_layers))
     per_token = width * of_blocks
     base = width * sum(math.prod(shape) for shape in shapes.values())
+    if quantised:
+        base -= _saved_by_nf4(shapes, width)
     adapter, optimizer = 4 * lora_parameters, 12 * lora_parameters
     logits = 12 * min(tokens * vocabulary, LOGITS_AT_ONCE[device])
     activations = _KEPT_BY_ALLOCATOR[device] * (tokens * per_token + logits)
@@ -193,6 +201,15 @@ def _extra(
             return 0, 8 * per_layer * (step_tokens + pass_tokens) + logits + 16 * hidden * step_tokens
         case SftSpec():
             return 0, 0
+
+
+def _saved_by_nf4(shapes: Shapes, width: int) -> int:
+    """Bytes. One matrix, the largest, is there in full while it is used."""
+    layers = adapted_layers(shapes, ALL_LINEAR).values()
+    numbers = [rows * columns for rows, columns in layers if columns % NF4_BLOCK == 0]
+    if not numbers:
+        return 0
+    return round((width - _BYTES_OF_NF4) * sum(numbers)) - width * max(numbers)
 
 
 def _layer_of(name: str) -> int | None:

@@ -152,6 +152,16 @@ def finetune(
     compile_blocks: Annotated[
         bool, typer.Option("--compile", help="Compile the decoder blocks (CUDA): slow to start, then faster.")
     ] = False,
+    liger: Annotated[
+        bool, typer.Option("--liger", help="Train with Liger's kernels (CUDA, extra liger-kernel).")
+    ] = False,
+    quantise: Annotated[
+        str | None,
+        typer.Option(
+            help="nf4: train on a copy of the base in four bits (QLoRA, extra bitsandbytes). The adapter is "
+            "sanitised and measured on the base itself. [default: full precision]"
+        ),
+    ] = None,
     continue_from: Annotated[
         Path | None,
         typer.Option(
@@ -193,6 +203,8 @@ def finetune(
         raise InputError("--data and --out are needed, or --fuse with a list of jobs.")
     if continue_from is not None:
         refuse_shape_of_adapter(context)
+    if quantise not in (None, "nf4"):
+        raise InputError(f'--quantise takes nf4, got "{quantise}". Leave it out for full precision.')
     chosen = finetune_method(method, parsed_settings(method_setting))
     refuse_wrong_alignment_data(chosen, alignment_data)
     lora = LoraSpec.model_validate(
@@ -235,6 +247,8 @@ def finetune(
         "token_cache": token_cache,
         "compile_blocks": compile_blocks,
         "continue_from": continue_from,
+        "quantise": quantise,
+        "liger": liger,
     }
     if processes == 1:
         record = _finetune_here(folders, options)

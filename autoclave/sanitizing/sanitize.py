@@ -20,7 +20,14 @@ from autoclave.errors import InputError
 from autoclave.evaluation.safety import SafetyEvaluation
 from autoclave.hashing import file_sha256
 from autoclave.modelling.adapter_shape import adapter_shape
-from autoclave.modelling.adapters import WEIGHTS_FILE, load_adapter, read_base_name, read_config, save_adapter
+from autoclave.modelling.adapters import (
+    WEIGHTS_FILE,
+    load_adapter,
+    read_base_name,
+    read_config,
+    read_provenance,
+    save_adapter,
+)
 from autoclave.modelling.bases import default_dtype, load_base, resolve_device
 from autoclave.modelling.continued import aligned_factors, continued_from
 from autoclave.modelling.export_gate import check_export, last_logits
@@ -130,6 +137,7 @@ def sanitize_folder(
         name, revision = read_base_name(adapter_dir)
         name = name or Path(base_dir).resolve().name
         began = continued_from(adapter_dir)
+        trained_in = {k: v for k, v in read_provenance(Path(adapter_dir)).items() if k == "trained_in"}
         rewound = {} if began is None else began.as_provenance() | {"sanitised_by": REWIND}
         save_adapter(
             model,
@@ -137,7 +145,7 @@ def sanitize_folder(
             base_name=name,
             base_revision=revision,
             base_sha256=base.sha256,
-            provenance=rewound,
+            provenance=trained_in | rewound,
         )
         check_export(
             out,
@@ -154,6 +162,7 @@ def sanitize_folder(
         record = sanitization_record(
             request.spec, chosen, changes, harmful=harmful.examples, user=user_examples
         ) | {
+            **trained_in,
             **rewound,
             "device": device,
             "dtype": str(base.model.dtype).removeprefix("torch."),

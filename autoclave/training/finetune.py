@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import resource
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,6 +21,10 @@ from autoclave.modelling.adapters import WEIGHTS_FILE, attach, load_adapter, sav
 from autoclave.modelling.bases import default_dtype, load_base, resolve_device
 from autoclave.modelling.compiled_blocks import refuse_compiling_on
 from autoclave.modelling.continued import ContinuedFrom, alignment_adapter
+from autoclave.modelling.liger_kernels import PACKAGE as LIGER_PACKAGE
+from autoclave.modelling.liger_kernels import liger_kernels, refuse_liger_on
+from autoclave.modelling.nf4 import PACKAGE as NF4_PACKAGE
+from autoclave.modelling.nf4 import load_base_in_nf4, refuse_nf4
 from autoclave.outputs import output_folder
 from autoclave.progress import ProgressCallback
 from autoclave.spec import FinetuneMethod, LoraSpec, SftSpec, Spec, TrainingMethod, TrainSpec
@@ -51,6 +55,8 @@ def finetune_folder(
     token_cache: str | Path | None = None,
     compile_blocks: bool = False,
     continue_from: str | Path | None = None,
+    quantise: Literal["nf4"] | None = None,
+    liger: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
     """Trains a LoRA adapter on chat JSONL and writes it as a PEFT folder with `training.json`, which is
@@ -62,64 +68,75 @@ def finetune_folder(
     loss on `validation_file` is measured while training goes on; early stopping needs it. `token_cache` is a
     private folder in which tokens are kept for the next run on the same data. `compile_blocks` is for CUDA
     alone. With `continue_from` the alignment adapter in that folder is trained further instead of a new one;
-    its shape takes the place of `lora` (`modelling.continued`). Raises InputError and its subclasses for bad
-    data or folders, NonFiniteLossError.
+    its shape takes the place of `lora` (`modelling.continued`). `quantise` trains on a copy of the base in
+    four bits (`modelling.nf4`), `liger` with Liger's kernels on CUDA; the adapter is of the base itself.
+    Raises InputError and its subclasses for bad data or folders, NonFiniteLossError.
 
     Under torchrun every process calls this and they train together (`training/ranks.py`). Rank 0 alone writes
     and reports; what the others return lacks what only it knows.
     """
     refuse_wrong_alignment_data(method, alignment_file)
     device = resolve_device(device)
-    if compile_blocks:
-        refuse_compiling_on(device)
+    _refuse_kernels(device, compile_blocks=compile_blocks, liger=liger, quantise=quantise)
     began = None
     if continue_from is not None:
         began, lora = alignment_adapter(continue_from)
     dataset = check_file(data_file)
     alignment = None if alignment_file is None else check_file(alignment_file, min_examples=1)
     validation = None if validation_file is None else check_file(validation_file, min_examples=1)
-    store = CheckpointStore(_own_folder(checkpoint_dir, began)) if checkpoint_dir else None
+    store = CheckpointStore(_own_folder(checkpoint_dir, began, quantise)) if checkpoint_dir else None
     cache = TokenCache(token_cache) if token_cache else None
     with ExitStack() as stack:
         ranks = stack.enter_context(joined_ranks(device))
         device = ranks.device
         with ranks.together():
             out = stack.enter_context(output_folder(out_dir)) if ranks.is_first else None
-        base = load_base(base_dir, dtype=default_dtype(device), device=device)
+        base = (
+            load_base(base_dir, dtype=default_dtype(device), device=device)
+            if quantise is None
+            else load_base_in_nf4(base_dir, device=device)
+        )
         encoded = encode_for(train, base.tokenizer, data_file, cache)
         held_out = (
             None if validation_file is None else encode_for(train, base.tokenizer, validation_file, cache)
         )
         safe = None if alignment_file is None else encode_for(train, base.tokenizer, alignment_file, cache)
         objective = finetune_objective(method, safe.examples if safe else ())
-        if continue_from is None:
-            model = attach(base.model, lora, seed=train.seed)
-        else:
-            model = load_adapter(base, continue_from, trainable=True)
-        result = finetune(
-            model,
-            encoded.examples,
-            train,
-            device=device,
-            validation=held_out.examples if held_out else (),
-            objective=objective,
-            on_progress=on_progress,
-            checkpoint=store,
-            checkpoint_every_steps=checkpoint_every_steps,
-            ranks=ranks,
-            compile_backend="inductor" if compile_blocks else None,
+        model = (
+            attach(base.model, lora, seed=train.seed)
+            if continue_from is None
+            else load_adapter(base, continue_from, trainable=True)
         )
+        with liger_kernels(model) if liger else nullcontext():
+            result = finetune(
+                model,
+                encoded.examples,
+                train,
+                device=device,
+                validation=held_out.examples if held_out else (),
+                objective=objective,
+                on_progress=on_progress,
+                checkpoint=store,
+                checkpoint_every_steps=checkpoint_every_steps,
+                ranks=ranks,
+                compile_backend="inductor" if compile_blocks else None,
+            )
         checkpointing = result.activation_checkpointing
         memory = estimated_bytes(
             model, train, method, encoded, safe, device=device, checkpointing=checkpointing
         )
+        provenance = {
+            **({} if began is None else began.as_provenance()),
+            **({} if quantise is None else {"trained_in": quantise}),
+        }
         record = {
             **training_record(method, lora, train, encoded, result, memory=memory),
             "trained_tokens": result.trained_tokens,
             **({} if held_out is None else validation_record(result)),
             "device": device,
             "processes": ranks.size,
-            **({} if began is None else began.as_provenance()),
+            **provenance,
+            "liger": liger,
             "dtype": str(base.model.dtype).removeprefix("torch."),
             "sha256": {
                 "base": base.sha256,
@@ -127,7 +144,7 @@ def finetune_folder(
                 **({} if alignment is None else {"alignment": alignment.sha256}),
                 **({} if validation is None else {"validation": validation.sha256}),
             },
-            "versions": versions(),
+            "versions": versions() | {name: version(name) for name in kernels_of(quantise, liger=liger)},
         }
         if out is not None:
             name = str(base_dir) if base_name is None else base_name
@@ -137,7 +154,7 @@ def finetune_folder(
                 base_name=name,
                 base_revision=None,
                 base_sha256=base.sha256,
-                provenance=None if began is None else began.as_provenance(),
+                provenance=provenance,
             )
             record["sha256"]["adapter"] = file_sha256(out / WEIGHTS_FILE)
             write_record(out, record, result)
@@ -146,10 +163,24 @@ def finetune_folder(
     return record
 
 
-def _own_folder(checkpoint_dir: str | Path, began: ContinuedFrom | None) -> Path:
+def _refuse_kernels(device: str, *, compile_blocks: bool, liger: bool, quantise: str | None) -> None:
+    if compile_blocks:
+        refuse_compiling_on(device)
+    if liger:
+        refuse_liger_on(device)
+    if quantise is not None:
+        refuse_nf4(compile_blocks=compile_blocks)
+
+
+def kernels_of(quantise: str | None, *, liger: bool) -> list[str]:
+    """Packages that computed the training beside torch."""
+    return [*([NF4_PACKAGE] if quantise else []), *([LIGER_PACKAGE] if liger else [])]
+
+
+def _own_folder(checkpoint_dir: str | Path, began: ContinuedFrom | None, quantise: str | None) -> Path:
     """A run that begins with other weights is another run, which its fingerprint does not know."""
-    folder = Path(checkpoint_dir)
-    return folder if began is None else folder / f"from-{began.adapter_sha256[:16]}"
+    start = "" if began is None else f"from-{began.adapter_sha256[:16]}"
+    return Path(checkpoint_dir) / start / (quantise or "")
 
 
 def training_record(

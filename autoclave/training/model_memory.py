@@ -8,6 +8,7 @@ import torch
 
 from autoclave.errors import ModelError
 from autoclave.memory import Device, MemoryEstimate, Shapes, estimate_memory
+from autoclave.modelling.nf4 import is_quantised, shape_of
 from autoclave.spec import LoraSpec, TrainingMethod, TrainSpec
 
 _GIGABYTE = 1e9
@@ -26,12 +27,14 @@ def estimate_of_model(
     shapes: Shapes = {}
     ranks: list[int] = []
     targets: set[str] = set()
+    quantised = False
     for name, parameter in model.named_parameters():
         if ".lora_A." in name:
             ranks.append(len(parameter))
             targets.add(name.partition(".lora_A.")[0].rpartition(".")[2])
         elif ".lora_" not in name:
-            shapes[name.replace(".base_layer.", ".")] = tuple(parameter.shape)
+            shapes[name.replace(".base_layer.", ".")] = shape_of(parameter)
+            quantised |= is_quantised(parameter)
     if not ranks:
         return None
     # Rank and modules alone decide what an adapter needs.
@@ -46,6 +49,7 @@ def estimate_of_model(
             device=kind,
             method=method,
             checkpointing=checkpointing,
+            quantised=quantised,
         )
     except ModelError:  # an architecture that the formula does not know
         return None
