@@ -1,14 +1,19 @@
-"""Sends a job's doorbell to the queues of the workers that could run it."""
+"""Sends a job's doorbell to the queues of the workers that could run it, and has one sent anew."""
 
 from __future__ import annotations
 
 import structlog
 from celery import Celery
 from redis.exceptions import RedisError
+from sqlalchemy import select
 
+from service import outbox
 from service.bases import doorbells
+from service.bases import lease as base_lease
 from service.broker import Waiting
 from service.db import Database
+from service.jobs.states import Status
+from service.models import Job
 from service.scheduling.workers import bell_queues
 from workers.celery_app import ring
 
@@ -44,3 +49,12 @@ class Bells:
             return 0 if self._waiting is None else self._waiting.count(queue)
         except (RedisError, OSError):
             return 0
+
+
+def ring_again(database: Database, job_id: str) -> None:
+    """For a worker that heard the doorbell but will not answer: another one should."""
+    with database.transaction() as session:
+        queued = session.scalar(select(Job.status).where(Job.id == job_id)) == Status.QUEUED.value
+        if queued:
+            outbox.enqueue(session, job_id, now=database.now())
+        base_lease.rung(session, job_id, now=None)  # of a base; no job has such an id

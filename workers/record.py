@@ -12,9 +12,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service import outbox
 from service.adapters.release import release
-from service.bases import lease as base_lease
 from service.checkpoints.keeping import keep
 from service.db import Database
 from service.jobs import attempts, lease
@@ -294,12 +292,3 @@ _RETURNED: dict[type[Ending], str] = {
     TooLarge: "it needs a worker with more memory",
     ScratchFull: "the disk of its worker is full",
 }
-
-
-def ring_again(database: Database, job_id: str) -> None:
-    """For a worker that heard the doorbell but will not answer: another one should."""
-    with database.transaction() as session:
-        queued = session.scalar(select(Job.status).where(Job.id == job_id)) == Status.QUEUED.value
-        if queued:
-            outbox.enqueue(session, job_id, now=database.now())
-        base_lease.rung(session, job_id, now=None)  # of a base; no job has such an id

@@ -31,6 +31,7 @@ from service.storage import Storage, StorageUnavailableError
 from service.tracing import Tracer
 from workers import database_outage
 from workers.bases.taking import RegistrationTaker
+from workers.bells import ring_again
 from workers.endings import Ending, Finished, OutOfMemory, StorageDown
 from workers.job_processes import ChildCommand, JobProcesses, runner_command
 from workers.measured import MeasuredRecord
@@ -39,7 +40,6 @@ from workers.metrics import LEASE_LOST, WorkerMetrics
 from workers.order import Order, TokenCacheOrder
 from workers.order_from_job import log_context, order_from_job
 from workers.presence import Presence
-from workers.record import ring_again
 from workers.result_page import result_page
 from workers.scratch_space import ScratchSpace
 from workers.storage_outage import StorageOutage

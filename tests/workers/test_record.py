@@ -16,6 +16,7 @@ from service.jobs.transitions import LeaseLostError
 from service.models import Job, JobCheckpoint, JobEvent, JobMetrics, OutboxMessage
 from tests.builders import get_job
 from tests.workers.conftest import QueuedJob
+from workers.bells import ring_again
 from workers.endings import (
     Cancelled,
     DeadlineExceeded,
@@ -38,7 +39,7 @@ from workers.messages import (
     StageFinished,
     StepsMeasured,
 )
-from workers.record import JobRecord, ring_again
+from workers.record import JobRecord
 
 PUBLISHED = Published(storage_key="adapters/x/1.tar", num_bytes=3, sha256="0" * 64, safety_report={"a": 1})
 REFUSED = Failed(code="non_finite_loss", message="the loss became nan", safety_report=None)
