@@ -7,9 +7,9 @@ The same operations on the same numbers with the same random draws give the same
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from contextvars import copy_context
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 from torch import is_grad_enabled
@@ -17,6 +17,21 @@ from torch.utils.checkpoint import checkpoint
 
 from autoclave.modelling.backbone import backbone_of
 from autoclave.modelling.layer_parts import decoder_layers
+
+_AROUND_AGAIN: ContextVar[tuple[Callable[[], AbstractContextManager[None]], ...]] = ContextVar(
+    "around_again", default=()
+)
+
+
+@contextmanager
+def also_when_computed_again(around: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Blocks that run inside are computed again inside of what `around` gives: for what changes a block's
+    computation during a pass and is gone when the backward pass needs it. It is not entered here."""
+    token = _AROUND_AGAIN.set((*_AROUND_AGAIN.get(), around))
+    try:
+        yield
+    finally:
+        _AROUND_AGAIN.reset(token)
 
 
 class CheckpointedBlocks:
@@ -49,19 +64,23 @@ class CheckpointedBlocks:
         return checkpointed
 
     def _as_now(self, forward: Any) -> Any:
-        """`forward` under the attention that is set now. The backward pass calls it after whoever packed a
-        row has put the model's own attention back, and on CUDA in a thread that knows no context."""
+        """`forward` as it is now. The backward pass calls it once more after whoever packed a row has put the
+        model's own attention back, and on CUDA in a thread that knows no context."""
         attention, context, config = self._config._attn_implementation, copy_context(), self._config
+        around_again = _AROUND_AGAIN.get()
+        is_first = True
 
         def run(*inputs: Any, **named: Any) -> Any:
+            nonlocal is_first
+            around, is_first = () if is_first else around_again, False
             before = config._attn_implementation
-            if before == attention:
+            with ExitStack() as stack:
+                if before != attention:
+                    config._attn_implementation = attention
+                    stack.callback(setattr, config, "_attn_implementation", before)
+                for each in around:
+                    stack.enter_context(each())
                 return context.run(forward, *inputs, **named)
-            config._attn_implementation = attention
-            try:
-                return context.run(forward, *inputs, **named)
-            finally:
-                config._attn_implementation = before
 
         return run
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from autoclave.modelling.backbone import Backbone
+from autoclave.modelling.checkpointed_blocks import also_when_computed_again
 
 _TOLERANCE = 1e-4  # of the largest state; a token that looks at another differs far more
 
@@ -41,6 +43,11 @@ class LastMlp:
         if any(module._forward_hooks or module._forward_pre_hooks for module in self._mlp.modules()):
             yield
             return
+        with also_when_computed_again(partial(self._narrowed_to, tokens)), self._narrowed_to(tokens):
+            yield
+
+    @contextmanager
+    def _narrowed_to(self, tokens: Tensor) -> Iterator[None]:
         shape = torch.Size()
 
         def narrowed(_mlp: Any, inputs: tuple[Tensor]) -> Tensor:
