@@ -12,7 +12,7 @@ import pytest
 
 from service.jobs import attempts
 from tests.workers.conftest import Bench, QueuedJob
-from workers import scratch_space, supervisor
+from workers import job_processes, scratch_space
 from workers.scratch_space import FULL_BYTES, ScratchSpace
 
 Free = Callable[..., None]
@@ -63,7 +63,7 @@ def test_no_room_for_the_order(bench: Bench, queued_job: QueuedJob, monkeypatch:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     job_id = queued_job()
-    monkeypatch.setattr(supervisor, "write_order", full)
+    monkeypatch.setattr(job_processes, "write_order", full)
     job = bench.run("happy", job_id)
     assert (job.status, job.attempt_count) == ("queued", 0)
     assert _reasons(bench, job_id) == ["scratch_full"]
@@ -77,7 +77,7 @@ def test_a_pause_that_was_asked_for_is_granted(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     job_id = queued_job()
-    monkeypatch.setattr(supervisor, "write_order", full)
+    monkeypatch.setattr(job_processes, "write_order", full)
     assert bench.run("happy", job_id).status == "paused"
 
 
@@ -88,7 +88,7 @@ def test_other_errors_are_not_taken_for_a_full_disk(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     job_id = queued_job()
-    monkeypatch.setattr(supervisor, "write_order", broken)
+    monkeypatch.setattr(job_processes, "write_order", broken)
     with pytest.raises(PermissionError):
         bench.run("happy", job_id)
     assert bench.job(job_id).status == "running", "it is passed on when the lease is over"
