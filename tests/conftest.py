@@ -80,7 +80,7 @@ def _no_network() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _plain_log() -> None:
+def _plain_log() -> Iterator[None]:
     # To the captured stdout, without the colours and the slow tracebacks of the default.
     structlog.configure(
         processors=[
@@ -89,6 +89,11 @@ def _plain_log() -> None:
             structlog.processors.KeyValueRenderer(key_order=["event"]),
         ]
     )
+    # A main function that a test calls in this process would set up its own for good: loggers that were used
+    # since keep it, and the next test that reads the log finds nothing.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.log.configure", lambda **_: None)
+        yield
 
 
 @pytest.fixture(scope="session")

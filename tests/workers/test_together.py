@@ -162,7 +162,6 @@ def test_a_lost_process_is_no_verdict(bench: PipelineBench, monkeypatch: pytest.
         raise RankLostError(1, 2, -9)
 
     monkeypatch.setattr(runner, "run_pipeline", lose)
-    monkeypatch.setattr(runner.log, "configure", lambda **_: None)
     order: Order = bench.order
     Path(order.scratch).mkdir()
     path = bench.folder / "order.json"

@@ -167,7 +167,6 @@ def run(order: RegistrationOrder, tmp_path: Path) -> list[AnyMessage]:
 def test_what_the_admin_is_told(
     ordered: Ordered, sets: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.bases.runner.log.configure", lambda **_: None)
     profile = json.loads((sets / "profile.json").read_text())
 
     def failed(name: str, **changes: Any) -> Failed:

@@ -99,7 +99,6 @@ def test_the_attempt_counts_and_its_end_is_named(
         raise JudgeAwayError("the moderation endpoint 127.0.0.1 gave no verdict")
 
     monkeypatch.setattr(runner, "run_pipeline", judge_is_away)
-    monkeypatch.setattr(runner.log, "configure", lambda **_: None)
     Path(bench.order.scratch).mkdir()
     write_order(bench.order, tmp_path / "order.json")
     reading, writing = os.pipe()
