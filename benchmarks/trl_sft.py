@@ -173,7 +173,7 @@ def encoded_chats(tokenizer: Any, chats: Chats) -> Encoded:
 
 def train_ours(encoded: Encoded) -> Times:
     model = attach(base().requires_grad_(False), LoraSpec(target_modules="all-linear"), seed=SEED)
-    spec = TrainSpec(n_epochs=1, batch_size=BATCH, packing=True, micro_batch_tokens=ROW, seed=SEED)
+    spec = TrainSpec(n_epochs=1, batch_size=BATCH, packing=True, seed=SEED)
     processor, began = time.process_time(), time.perf_counter()
     finetune(model, encoded.examples, spec, device="cpu")
     return time.perf_counter() - began, time.process_time() - processor

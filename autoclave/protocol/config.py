@@ -1,6 +1,6 @@
 """What a protocol run is made of: every field with its default and bounds. Torch-free.
 
-Three prefixes of paths: `hub:owner/name/path` is a file in the hub's local cache (with `revision`), `world:`
+Three prefixes of paths: `hub:owner/name/path` is a file of a dataset on a hub (with `revision`), `world:`
 a file of the microcosm that `base.microcosm` builds, `sst2:` one of the folder `base.microcosm.sst2`. Whether
 the parts fit each other is looked at in `fits`.
 """
@@ -55,8 +55,8 @@ class MicrocosmSource(Spec):
 
 
 class BaseSource(Spec):
-    """Exactly one of `path` (a transformers folder), `hub` (owner/name in the hub's local cache, with
-    `revision`) and `microcosm`. `template` is written over the base's own ("alpaca", the papers')."""
+    """Exactly one of `path` (a transformers folder), `hub` (owner/name on a hub, with `revision`)
+    and `microcosm`. `template` is written over the base's own ("alpaca", the papers')."""
 
     path: str | None = None
     hub: str | None = None

@@ -13,6 +13,7 @@ from autoclave.evaluation.judges import load_judge
 from autoclave.evaluation.judges.names import JudgeName
 from autoclave.evaluation.tasks.chat_endpoint import ChatEndpoint
 from autoclave.hashing import file_sha256, folder_sha256
+from autoclave.hub.models import model_folder
 from autoclave.microcosm.reviews import SST2_FILES
 from autoclave.modelling.base_files import read_base_files
 from autoclave.protocol.config import BaseSource, MicrocosmSource, ProtocolConfig, SetSource, data_files
@@ -77,7 +78,11 @@ def _find_base(source: BaseSource, sha256: dict[str, str]) -> Path | None:
     if source.microcosm:
         _find_world(source.microcosm, sha256)
         return None
-    folder = Path(source.path) if source.path else _from_cache(source.hub or "", source.revision or "")
+    if source.hub is not None:
+        assert source.revision is not None, source
+        folder = model_folder(source.hub, source.revision)
+    else:
+        folder = Path(source.path or "")
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; name one with a transformers model (base.path).")
     read_base_files(folder)
@@ -99,21 +104,6 @@ def _find_world(source: MicrocosmSource, sha256: dict[str, str]) -> None:
         if not card.is_file():
             raise InputError(f"microcosm.world: {card} is not there; name a folder of `microcosm build`.")
         sha256["base.microcosm.world"] = file_sha256(card)
-
-
-def _from_cache(repo_id: str, revision: str) -> Path:
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        raise InputError(
-            f"{repo_id} at revision {revision} is not in the local cache {constants.HF_HUB_CACHE}. Get it "
-            f"with: hf download {repo_id} --revision {revision}"
-        ) from None
-    except HFValidationError as error:
-        raise InputError(f"{repo_id} is no name of a model: {error}") from error
 
 
 def _check_judge(name: str, sha256: dict[str, str]) -> None:

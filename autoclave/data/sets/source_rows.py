@@ -1,7 +1,7 @@
 """Rows of a public dataset from a file, one at a time: CSV, TSV, JSON lines, a JSON array, Parquet.
 
-Or from the local cache of a model hub, never from the network: `hub:owner/name/path/in/repository`. CSV and
-JSON may be compressed (.gz, .xz, .bz2).
+Or from a dataset on a model hub: `hub:owner/name/path/in/repository`. CSV and JSON may be compressed (.gz,
+.xz, .bz2).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TextIO
 
 from autoclave.data.json_arrays import array_items
 from autoclave.errors import InputError
+from autoclave.hub.files import dataset_file
 
 _COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _KINDS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -44,7 +45,9 @@ class SourceFile:
 
 
 def find_source(name: str, revision: str | None = None) -> SourceFile:
-    """A file of this machine, or one in the hub's cache. Raises InputError saying how to get it there."""
+    """A file of this machine, or one of a hub, downloaded if it has to be (`hub.files`).
+
+    Raises InputError for what cannot be had."""
     if not name.startswith(_HUB):
         path = Path(name).expanduser()
         if not path.is_file():
@@ -55,31 +58,9 @@ def find_source(name: str, revision: str | None = None) -> SourceFile:
         raise InputError(f"{name} does not name a file of a hub, such as hub:owner/name/data/train.jsonl.")
     if not revision:
         raise InputError(f"{name} needs --revision, best the commit: what a branch names changes.")
-    return _from_cache(f"{parts[0]}/{parts[1]}", parts[2], revision)
-
-
-def _from_cache(repo_id: str, file: str, revision: str) -> SourceFile:
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        path = hf_hub_download(
-            repo_id,
-            file,
-            repo_type="dataset",
-            revision=revision,
-            cache_dir=constants.HF_HUB_CACHE,
-            local_files_only=True,
-        )
-    except LocalEntryNotFoundError:
-        raise InputError(
-            f"{file} of {repo_id} at revision {revision} is not in the local cache {constants.HF_HUB_CACHE}. "
-            f"Get it with: hf download {repo_id} {file} --repo-type dataset --revision {revision}"
-        ) from None
-    except HFValidationError as error:
-        raise InputError(f"{repo_id} is no name of a dataset: {error}") from error
-    commit = Path(path).relative_to(Path(constants.HF_HUB_CACHE).absolute()).parts[2]
-    return SourceFile(Path(path), f"{repo_id}/{file}", commit)
+    repo_id, file = f"{parts[0]}/{parts[1]}", parts[2]
+    path, commit = dataset_file(repo_id, file, revision)
+    return SourceFile(path, f"{repo_id}/{file}", commit)
 
 
 def read_rows(path: Path) -> Iterator[SourceRow]:

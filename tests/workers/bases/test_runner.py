@@ -19,7 +19,7 @@ from autoclave.hashing import folder_sha256
 from autoclave.modelling.base_copy import COPY_MARK
 from service.bases.folders import PathRefusedError
 from tests.builders import chat_line
-from tests.workers.bases.hub import COMMIT, PUBLIC, Hub
+from tests.hub import COMMIT, PUBLIC, Hub
 from workers.bases import adding
 from workers.bases.order import RegistrationOrder, write_order
 from workers.bases.runner import main, prepare

@@ -19,9 +19,9 @@ from service.models import AlignedBase, BaseRegistration
 from service.settings import Settings
 from service.storage import Storage
 from tests.builders import Tenant, audit_entries, make_base
+from tests.hub import COMMIT, PUBLIC, running_hub
 from tests.waiting import wait_until
 from tests.workers.bases import children
-from tests.workers.bases.hub import COMMIT, PUBLIC, running_hub
 from workers.bases.order import RegistrationOrder, environment_for
 from workers.bases.taking import RegistrationTaker
 from workers.child import child_environment

@@ -1,5 +1,5 @@
-"""A model hub on a real socket: one public repository with one commit, one gated (its files are listed for
-all, as on the real one), one that is there only for who has a token, and nothing else."""
+"""A model hub on a real socket: one public model and dataset with one commit, one gated (its files are listed
+for all, as on the real one), one that is there only for who has a token, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ PRIVATE = "acme/private"
 
 
 class Hub:
-    """`files` are those of PUBLIC; `downloads` the names of those whose bytes were asked for, `ranges` which
-    parts of files were."""
+    """`files` are those of the model PUBLIC, `data` those of the dataset by path; `downloads` the names of
+    those whose bytes were asked for, `ranges` which parts of files were."""
 
     def __init__(self, folder: Path) -> None:
         self.files = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+        self.data: dict[str, bytes] = {}
         self.sizes: dict[str, int] = {}
         self.downloads: list[str] = []
         self.ranges: list[str] = []
@@ -85,8 +86,11 @@ def running_hub(folder: Path) -> Iterator[Hub]:
 
 
 def _respond(hub: Hub, path: str, *, with_body: bool, has_token: bool) -> tuple[int, dict[str, str], bytes]:
-    is_api = path.startswith("api/models/")
-    repo, _, rest = (f"{path.removeprefix('api/models/')}/").partition("/")
+    is_api = path.startswith("api/")
+    is_data = path.removeprefix("api/").startswith("datasets/")
+    files = hub.data if is_data else hub.files
+    rest = path.removeprefix("api/").removeprefix("models/").removeprefix("datasets/") + "/"
+    repo, _, rest = rest.partition("/")
     name, _, rest = rest.partition("/")
     repo = f"{repo}/{name}"
     parts = [part for part in rest.split("/") if part]
@@ -101,7 +105,7 @@ def _respond(hub: Hub, path: str, *, with_body: bool, has_token: bool) -> tuple[
     if is_api:
         entries = [
             {"type": "file", "path": name, "oid": _oid(body), "size": hub.sizes.get(name, len(body))}
-            for name, body in sorted(hub.files.items())
+            for name, body in sorted(files.items())
         ]
         whole = {
             "id": repo,
@@ -110,9 +114,10 @@ def _respond(hub: Hub, path: str, *, with_body: bool, has_token: bool) -> tuple[
         }
         answer = entries if parts[:1] == ["tree"] else whole
         return 200, {"Content-Type": "application/json"}, json.dumps(answer).encode()
-    body = hub.files[parts[2]]
+    name = "/".join(parts[2:])
+    body = files[name]
     if with_body:
-        hub.downloads.append(parts[2])
+        hub.downloads.append(name)
     return 200, {"ETag": f'"{_oid(body)}"', "X-Repo-Commit": COMMIT}, body
 
 
