@@ -7,7 +7,6 @@ that keeps the base (`workers.forking`); otherwise it is a fresh one. Imports no
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -27,13 +26,13 @@ from workers.child import (
     child_environment,
 )
 from workers.child_log import ChildLog, log_tail
-from workers.endings import Died, Ending, ScratchFull
+from workers.endings import Ending
 from workers.forking.channel import Request
 from workers.forking.resident import ResidentBase
 from workers.measured import MeasuredRecord
 from workers.order import Order, write_order
 from workers.presence import Presence
-from workers.scratch_space import ScratchSpace, says_full
+from workers.scratch_space import ScratchSpace
 from workers.watch import Limits, Watch
 
 log = structlog.get_logger(__name__)
@@ -91,19 +90,10 @@ class JobProcesses:
         self._resident = resident_base(settings, work_dir) if own else None
 
     def run(self, order: Order, record: MeasuredRecord, presence: Presence | None) -> tuple[Ending, str]:
-        """How the process ended, and the end of its log. A disk that is full also without this job's files is
-        not the job's fault. Raises LeaseLostError."""
-        try:
-            ending, tail = self._watch_child(order, record, presence)
-        except OSError as error:
-            if not says_full(error):
-                raise
-            log.error("cannot begin the job: no room for scratch files", error=str(error))
-            return ScratchFull(), ""
-        if isinstance(ending, Died) and self._scratch_space.is_full():
-            shutil.rmtree(order.scratch, ignore_errors=True)
-            ending = ScratchFull() if self._scratch_space.is_full() else ending
-        return ending, tail
+        """As `ScratchSpace.judged`. Raises LeaseLostError."""
+        return self._scratch_space.judged(
+            lambda: self._watch_child(order, record, presence), Path(order.scratch)
+        )
 
     def close(self) -> None:
         """Nobody is left afterwards."""

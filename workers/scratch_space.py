@@ -6,12 +6,15 @@ Nothing else would say so: a worker with a full disk takes job after job and los
 from __future__ import annotations
 
 import errno
+import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
 from autoclave.disk_space import free_bytes
+from workers.endings import Died, Ending, ScratchFull
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +40,21 @@ class ScratchSpace:
 
     def is_full(self) -> bool:
         return free_bytes(self._folder) < FULL_BYTES
+
+    def judged(self, watch_child: Callable[[], tuple[Ending, str]], scratch: Path) -> tuple[Ending, str]:
+        """How the process ended, and the end of its log. A disk that is full also without the files in
+        `scratch` is not their owner's fault."""
+        try:
+            ending, tail = watch_child()
+        except OSError as error:
+            if not says_full(error):
+                raise
+            log.error("cannot begin: no room for scratch files", error=str(error))
+            return ScratchFull(), ""
+        if isinstance(ending, Died) and self.is_full():
+            shutil.rmtree(scratch, ignore_errors=True)
+            ending = ScratchFull() if self.is_full() else ending
+        return ending, tail
 
     def wait(self) -> None:
         """Return at once if there is room."""

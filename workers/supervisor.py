@@ -89,6 +89,7 @@ class Supervisor:
             owner=owner,
             work_dir=work_dir,
             shutdown=shutdown,
+            scratch_space=self._scratch_space,
             presence=presence,
         )
         self._processes = JobProcesses(

@@ -15,7 +15,16 @@ from service.catalog import register_base
 from service.db import Database
 from service.jobs.lease import StopRequest
 from service.models import BaseRegistration
-from workers.endings import Cancelled, DeadlineExceeded, Died, Drained, Ending, Finished, OutOfMemory
+from workers.endings import (
+    Cancelled,
+    DeadlineExceeded,
+    Died,
+    Drained,
+    Ending,
+    Finished,
+    OutOfMemory,
+    ScratchFull,
+)
 from workers.messages import AnyMessage, BasePrepared, Failed, Noted, ProgressMade
 
 MOST_NOTES = 50
@@ -97,7 +106,7 @@ class RegistrationRecord:
                     _fail(row, died.code, text, now=now, log_tail=log_tail)
                 case Died():
                     lease.requeue(row, count_attempt=True, log_tail=log_tail)
-                case Drained():
+                case Drained() | ScratchFull():
                     lease.requeue(row, count_attempt=False)
                 case _:
                     raise AssertionError(f"{ending} is no ending of a registration")

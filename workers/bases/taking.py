@@ -31,6 +31,7 @@ from workers.child import ChildProcess, SpawnedProcess
 from workers.child_log import ChildLog, log_tail
 from workers.endings import Ending
 from workers.presence import Presence
+from workers.scratch_space import ScratchSpace
 from workers.watch import Limits, Watch
 
 log = structlog.get_logger(__name__)
@@ -54,6 +55,7 @@ class RegistrationTaker:
         owner: str,
         work_dir: Path,
         shutdown: threading.Event,
+        scratch_space: ScratchSpace,
         presence: Presence | None = None,
         child_command: ChildCommand = runner_command,
     ) -> None:
@@ -63,6 +65,7 @@ class RegistrationTaker:
         self._owner = owner
         self._work_dir = work_dir
         self._shutdown = shutdown
+        self._scratch_space = scratch_space
         self._presence = presence
         self._child_command = child_command
 
@@ -109,7 +112,7 @@ class RegistrationTaker:
             lambda: self._order(claim, scratch), lease_ttl_seconds=ttl_seconds, what="for the order"
         )
         log.info("adding a base", base=order.name, source=order.source)
-        ending, tail = self._watch_child(order, record)
+        ending, tail = self._scratch_space.judged(lambda: self._watch_child(order, record), scratch)
         status = database_outage.within_lease(
             lambda: record.conclude(ending, log_tail=tail),
             lease_ttl_seconds=ttl_seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from workers.bases.order import RegistrationOrder, environment_for
 from workers.bases.taking import RegistrationTaker
 from workers.child import child_environment
 from workers.maintenance import Maintenance
+from workers.scratch_space import ScratchSpace
 from workers.supervisor import Supervisor, limits_from_settings
 
 REGISTRATIONS = "/organization/base_registrations"
@@ -62,6 +64,7 @@ class Taking:
             owner="test",
             work_dir=Path(self.settings.work_dir),
             shutdown=self.shutdown,
+            scratch_space=ScratchSpace(Path(self.settings.work_dir), self.shutdown),
             child_command=children.command(behaviour),
         )
 
@@ -175,6 +178,22 @@ def test_a_shutdown_hands_it_back_without_counting(taking: Taking) -> None:
     assert (taking.shown()["status"], taking.shown()["attempts"]) == ("queued", 0)
     assert not taking.taker("happy").run_next(), "a worker that shuts down claims nothing"
     taking.shutdown.clear()
+    assert taking.run("happy")["status"] == "succeeded"
+
+
+def test_a_full_disk_does_not_count_against_it(taking: Taking, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.bases.taking.write_order", full)
+        shown = taking.run("happy")
+    assert (shown["status"], shown["attempts"]) == ("queued", 0), "not only when its lease runs out"
+    with monkeypatch.context() as patch:
+        patch.setattr("workers.scratch_space.free_bytes", lambda _path: 0)
+        shown = taking.run("crashes")
+    assert (shown["status"], shown["attempts"]) == ("queued", 0)
+    assert list(Path(taking.settings.work_dir).iterdir()) == []
     assert taking.run("happy")["status"] == "succeeded"
 
 
