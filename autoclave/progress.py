@@ -7,6 +7,7 @@ exception reaches the caller unchanged. No display here: see `progress_bar.py`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,3 +40,15 @@ ProgressCallback = Callable[[Progress], None]
 def seconds_remaining(elapsed_seconds: float, steps_done: int, steps_left: int) -> float | None:
     """Linear estimate from the steps done in this run; None before the first one."""
     return None if steps_done <= 0 else elapsed_seconds / steps_done * steps_left
+
+
+def counted(stage: str, total_steps: int, on_progress: ProgressCallback | None) -> Callable[[int], None]:
+    """Takes how many steps of this stage are done since this call, and reports them."""
+    started = time.perf_counter()
+
+    def report(done: int) -> None:
+        if on_progress is not None:
+            left = seconds_remaining(time.perf_counter() - started, done, total_steps - done)
+            on_progress(Progress(stage, done, total_steps, seconds_remaining=left))
+
+    return report

@@ -6,7 +6,6 @@ its end-of-sequence tokens. Not a serving engine.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from autoclave.data.tokens import length_batches
 from autoclave.errors import ModelError
 from autoclave.modelling.backbone import backbone_of
 from autoclave.modelling.lora_linear import short_lora
-from autoclave.progress import Progress, ProgressCallback, seconds_remaining
+from autoclave.progress import ProgressCallback, counted
 
 # Rows that have finished still cost time in a batch; taking them out copies the cache.
 _COMPACT_BELOW = 0.75
@@ -72,7 +71,7 @@ def generate_ids(
     answers as soon as there are any. A plain adapter is computed in one operation (`lora_linear`)."""
     model.eval()
     answers: list[list[int]] = [[] for _ in prompts]
-    started, done = time.perf_counter(), 0
+    report, done = counted(stage, len(prompts), on_progress), 0
     # Longest first, so that too large a batch fails at the start, not at the end.
     for rows in length_batches([len(ids) + max_new_tokens for ids in prompts], batch_tokens):
         with short_lora(model):
@@ -82,9 +81,7 @@ def generate_ids(
         if on_batch:
             on_batch(rows, generated)
         done += len(rows)
-        if on_progress:
-            left = seconds_remaining(time.perf_counter() - started, done, len(prompts) - done)
-            on_progress(Progress(stage, done, len(prompts), seconds_remaining=left))
+        report(done)
     return answers
 
 

@@ -13,7 +13,6 @@ that has another one fails the trial.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import ceil
@@ -29,7 +28,7 @@ from autoclave.evaluation.generate import end_of_sequence_ids
 from autoclave.generation import paged_attention
 from autoclave.generation.answers import Answer, OnAnswer, Prompt
 from autoclave.modelling.lora_linear import short_lora
-from autoclave.progress import Progress, ProgressCallback, seconds_remaining
+from autoclave.progress import ProgressCallback, counted
 
 PAGE_TOKENS = 32
 """Cache is given out in pieces of so many tokens: half of one is wasted per prompt."""
@@ -64,17 +63,14 @@ class ContinuousBatches:
             self._tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         )
         answers: dict[int, Answer] = {}
-        started = time.perf_counter()
+        report = counted("evaluate", len(prompts), on_progress)
 
         def keep(place: int, ids: list[int]) -> None:
             text = self._tokenizer.decode(ids, skip_special_tokens=True)
             answers[place] = Answer(text, len(ids), cut_off=len(ids) == max_new_tokens)
             if on_answer:
                 on_answer(place, answers[place])
-            if on_progress:
-                done, total = len(answers), len(prompts)
-                left = seconds_remaining(time.perf_counter() - started, done, total - done)
-                on_progress(Progress("evaluate", done, total, seconds_remaining=left))
+            report(len(answers))
 
         continuous_ids(
             self._model,

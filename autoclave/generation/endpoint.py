@@ -19,7 +19,7 @@ from autoclave.data.templates import prompt_text
 from autoclave.errors import EndpointError
 from autoclave.generation.answers import Answer, OnAnswer, Prompt
 from autoclave.json_post import JsonPost, Wording, checked_url, host_of, key_of
-from autoclave.progress import Progress, ProgressCallback, seconds_remaining
+from autoclave.progress import ProgressCallback, counted
 
 OPTIONS = ("model", "key_env", "timeout_seconds", "max_attempts", "concurrency")
 _CHAT, _COMPLETIONS = "/chat/completions", "/completions"
@@ -72,7 +72,7 @@ class EndpointGenerator:
         none is begun."""
         requests = [self._request(prompt, max_new_tokens) for prompt in prompts]
         answers: dict[int, Answer] = {}
-        started = time.perf_counter()
+        report = counted("evaluate", len(prompts), on_progress)
         with ThreadPoolExecutor(self._concurrency, thread_name_prefix="generate") as pool:
             places: dict[Future[Answer], int] = {
                 pool.submit(self._ask, request, max_new_tokens): place
@@ -84,10 +84,7 @@ class EndpointGenerator:
                     answers[place] = future.result()
                     if on_answer:
                         on_answer(place, answers[place])
-                    if on_progress:
-                        done, total = len(answers), len(prompts)
-                        left = seconds_remaining(time.perf_counter() - started, done, total - done)
-                        on_progress(Progress("evaluate", done, total, seconds_remaining=left))
+                    report(len(answers))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

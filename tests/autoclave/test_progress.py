@@ -4,13 +4,25 @@ import io
 
 from rich.console import Console
 
-from autoclave.progress import Progress, seconds_remaining
+from autoclave.progress import Progress, counted, seconds_remaining
 from autoclave.progress_bar import describe, progress_bar
 
 
 def test_seconds_remaining() -> None:
     assert seconds_remaining(10.0, 4, 6) == 15.0
     assert seconds_remaining(0.0, 0, 6) is None
+
+
+def test_counted_steps() -> None:
+    seen: list[Progress] = []
+    report = counted("evaluate", 4, seen.append)
+    report(1)
+    report(4)
+    assert [(p.stage, p.step, p.total_steps) for p in seen] == [("evaluate", 1, 4), ("evaluate", 4, 4)]
+    assert seen[0].seconds_remaining is not None
+    assert seen[0].seconds_remaining > 0
+    assert seen[1].seconds_remaining == 0
+    counted("evaluate", 4, None)(1)
 
 
 def test_describe() -> None:
