@@ -20,7 +20,6 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,13 +42,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Activation checkpointing against none.")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=2, help="processes per way, in turn")
-    parser.add_argument("--out", type=Path, help="folder for activation_checkpointing.json")
+    parser.add_argument("--out", type=folder_for, help="folder for activation_checkpointing.json")
     parser.add_argument("--measure", choices=list(WAYS), help="one measurement, in this process")
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(measured(arguments.measure, arguments.steps)))
         return 0
-    folder = None if arguments.out is None else folder_for(arguments.out)
+    folder = arguments.out
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     for _ in range(arguments.rounds):
         for way, found in runs.items():

@@ -27,7 +27,7 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import torch
-from machine import machine
+from machine import folder_for, machine
 from safetensors.torch import load_file
 
 from autoclave.hashing import file_sha256
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("base", type=Path)
     parser.add_argument("--llama-cpp", type=Path, required=True, help="folder of convert_lora_to_gguf.py")
     parser.add_argument("--vllm", type=Path, required=True, help="folder of an unpacked wheel")
-    parser.add_argument("--out", type=Path, help="folder for adapter_readers.json")
+    parser.add_argument("--out", type=folder_for, help="folder for adapter_readers.json")
     arguments = parser.parse_args()
     adapter, base = arguments.adapter, arguments.base
     ours = products_of(load_file(adapter / "adapter_model.safetensors"))

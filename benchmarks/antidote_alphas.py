@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from machine import folder_for
+
 from autoclave.data.conversations import read_conversations
 from autoclave.data.tokens import encode
 from autoclave.evaluation.harmfulness import harmful_score, read_prompts
@@ -46,7 +48,7 @@ def main() -> int:
     parser.add_argument(
         "--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2, 3]
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for antidote_alphas.json")
+    parser.add_argument("--out", type=folder_for, required=True, help="folder for antidote_alphas.json")
     arguments = parser.parse_args()
     world = shipped_world()
     train = shipped_spec().train
@@ -63,7 +65,6 @@ def main() -> int:
         "versions": {name: version(name) for name in ("autoclave", "torch", "transformers", "peft")},
         "rows": rows,
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "antidote_alphas.json").write_text(json.dumps(result, indent=1) + "\n")
     print(table(rows))
     return 0

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import machine
+from machine import folder_for, machine
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--only", choices=sorted(SETUPS), help="one of the setups")
-    parser.add_argument("--out", type=Path, required=True, help="folder for antidote_pass.json")
+    parser.add_argument("--out", type=folder_for, required=True, help="folder for antidote_pass.json")
     arguments = parser.parse_args()
     setups = {
         name: compare(*build(), arguments.repeats, arguments.batch_tokens)
@@ -67,7 +67,6 @@ def main() -> int:
         "setups": setups,
         "machine": {"threads": torch.get_num_threads(), **machine("torch", "transformers", "peft")},
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "antidote_pass.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     return 0

@@ -24,7 +24,7 @@ from typing import Any
 
 from filled import fill
 from job_requests import servers
-from machine import machine
+from machine import folder_for, machine
 from open_pages import left_open, sign_in
 from servers import bare_api, our_api
 
@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for dashboard.json")
+    parser.add_argument("--out", type=folder_for, required=True, help="folder for dashboard.json")
     parser.add_argument("--requests", type=int, default=100, help="of each page")
     parser.add_argument("--seconds", type=float, default=30.0, help="that pages are left open")
     parser.add_argument(
@@ -108,7 +108,6 @@ def main() -> None:
     )
     parser.add_argument("--databases", nargs="+", default=["sqlite", "postgresql"])
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
     target = arguments.out / "dashboard.json"
     result: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {}
     with tempfile.TemporaryDirectory(prefix="autoclave-pages-") as folder, servers(Path(folder)) as urls:

@@ -1,6 +1,6 @@
 """Eight small jobs in one packed batch against the same jobs one after the other, on one resident base.
 
-    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python benchmarks/fused_jobs.py --out benchmarks/results
+    OMP_NUM_THREADS=2 OMP_WAIT_POLICY=ACTIVE python benchmarks/fused_jobs.py --out benchmarks/results
 
 Each step of a job has about 256 tokens: 4 chats of 32 to 96 random tokens, the second half trained. LoRA r=16
 on all linear layers. `one by one` is `attach` and `finetune` with packing for every job on the loaded base:
@@ -17,12 +17,11 @@ import os
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from machine import machine
+from machine import folder_for, machine
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -42,7 +41,7 @@ SIZES = {"hidden 64": (64, 172, 2, 1024), "hidden 160": (160, 430, 4, 690), "hid
 def main() -> int:
     parser = argparse.ArgumentParser(description="Fused jobs against one job after the other.")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="folder for fused_jobs.json")
+    parser.add_argument("--out", type=folder_for, help="folder for fused_jobs.json")
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     arguments = parser.parse_args()
     threads = torch.get_num_threads()

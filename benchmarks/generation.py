@@ -28,12 +28,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-from machine import machine
+from machine import folder_for, machine
 
 from autoclave.data.templates import prompt_text
 from autoclave.evaluation import generate
@@ -54,9 +53,8 @@ Answers = list[list[int]]
 def main() -> int:
     parser = argparse.ArgumentParser(description="Static batches against one prompt at a time.")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, required=True, help="folder for generation.json")
+    parser.add_argument("--out", type=folder_for, required=True, help="folder for generation.json")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
     command = (
         f"OMP_NUM_THREADS={torch.get_num_threads()} OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', '')} "
         f"python benchmarks/generation.py --repeats {arguments.repeats} --out {arguments.out}"

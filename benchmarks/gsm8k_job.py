@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from machine import machine
+from machine import folder_for, machine
 from openai import OpenAI
 
 from autoclave.data.convert import convert_file
@@ -37,12 +37,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--gsm8k", type=Path, required=True, help="GSM8K train.jsonl (question, answer)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for gsm8k_job.json")
+    parser.add_argument("--out", type=folder_for, required=True, help="folder for gsm8k_job.json")
     parser.add_argument("--port", type=int, default=8765)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="autoclave-gsm8k-") as folder:
         result = measure(arguments.gsm8k, Path(folder), arguments.port)
-    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "gsm8k_job.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
     return 0 if result["job"]["status"] == "succeeded" else 1

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import machine
+from machine import folder_for, machine
 from parents import BASE_ID, add_base, add_file
 from servers import bare_api, our_api
 from sqlalchemy import insert, text
@@ -218,7 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for job_requests.json")
+    parser.add_argument("--out", type=folder_for, required=True, help="folder for job_requests.json")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of one side in one round")
     parser.add_argument("--databases", nargs="+", default=["sqlite", "postgresql"])
@@ -231,7 +231,6 @@ def main() -> None:
             )
             print(name, json.dumps(result[name], indent=2), flush=True)
     result["machine"] = machine("fastapi", "starlette", "uvicorn", "sqlalchemy", "psycopg", "pydantic")
-    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "job_requests.json").write_text(json.dumps(result, indent=2) + "\n")
 
 

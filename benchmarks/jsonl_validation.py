@@ -20,10 +20,9 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from machine import machine
+from machine import folder_for, machine
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from autoclave.data.conversations import ConversationChecker
@@ -297,7 +296,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for jsonl_validation.json")
+    parser.add_argument("--out", type=folder_for, required=True, help="folder for jsonl_validation.json")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
     require_the_same_rules()
@@ -309,7 +308,6 @@ def main() -> int:
         "peak_allocated_bytes": {"8 MB file": peak_bytes(8), "64 MB file": peak_bytes(64)},
         "machine": machine("msgspec", "pydantic", "pydantic_core"),
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "jsonl_validation.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
     return 0

@@ -1,6 +1,6 @@
 """The loss through a frozen head against full logits and cross entropy: time and peak memory.
 
-    OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE python benchmarks/loss_head.py --out benchmarks/results
+    OMP_NUM_THREADS=2 OMP_WAIT_POLICY=ACTIVE python benchmarks/loss_head.py --out benchmarks/results
 
 1,024 tokens of a batch, vocabulary 32,768, hidden size 256, float32, forward and backward to the hidden
 states. `full` is what transformers' models do: logits of every token, cross entropy with ignored targets.
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import machine
+from machine import folder_for, machine
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -42,7 +42,7 @@ SHARES = (1.0, 0.5, 0.25)
 def main() -> int:
     parser = argparse.ArgumentParser(description="The frozen-head loss against full logits.")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="folder for loss_head.json")
+    parser.add_argument("--out", type=folder_for, help="folder for loss_head.json")
     parser.add_argument("--memory-of", nargs=2, metavar=("WAY", "SHARE"), help="one measurement, MiB")
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -61,7 +61,6 @@ def main() -> int:
         "machine": {"threads": torch.get_num_threads(), **machine("torch")},
     }
     if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "loss_head.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 from importlib.metadata import version
@@ -28,13 +29,14 @@ def machine(*packages: str) -> dict[str, Any]:
     }
 
 
-def folder_for(results: Path) -> Path:
-    """Made if it is missing, and tried: better now than after minutes of work."""
+def folder_for(argument: str) -> Path:
+    """The type of `--out`: made if it is missing, and tried. Better now than after minutes of work."""
+    results = Path(argument)
     try:
         results.mkdir(parents=True, exist_ok=True)
         probe = results / ".writable"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise SystemExit(f"--out {results}: {error.strerror}") from error
+        raise argparse.ArgumentTypeError(f"{results}: {error.strerror}") from error
     return results

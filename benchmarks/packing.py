@@ -17,12 +17,11 @@ import os
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from machine import machine
+from machine import folder_for, machine
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from autoclave.data.tokens import IGNORED, Example
@@ -39,7 +38,7 @@ LONGEST = 512
 def main() -> int:
     parser = argparse.ArgumentParser(description="Packed against padded training.")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, required=True, help="folder for packing.json")
+    parser.add_argument("--out", type=folder_for, required=True, help="folder for packing.json")
     arguments = parser.parse_args()
     models = {"shipped base": (shipped_base(), 128), "random Llama": (random_llama(), 32)}
     datasets = {"skewed": skewed, "equal": equal}
@@ -55,7 +54,6 @@ def main() -> int:
         "setups": setups,
         "machine": {"threads": torch.get_num_threads(), **machine("torch", "transformers", "peft")},
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "packing.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
     return 0

