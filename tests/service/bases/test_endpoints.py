@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -321,32 +320,3 @@ def test_two_requests_for_one_name_at_once(
     assert sorted(answer.status_code for answer in answers) == [200, 400, 400, 400]
     codes = {answer.json()["error"]["code"] for answer in answers if answer.status_code == 400}
     assert codes == {"base_registration_active"}
-
-
-def test_leases(database: Database, client: TestClient, admin: dict[str, str], body: dict[str, Any]) -> None:
-    """Of another class nobody; a silent worker's is taken again until no attempt is left."""
-    made = post(client, admin, body | {"worker_class": "h100"})
-    for attempt in (1, 2):
-        with database.transaction() as session:
-            assert lease.to_ring(session, rung_before=0.0) == [made["id"]]
-            lease.rung(session, made["id"], now=10.0)
-            assert lease.to_ring(session, rung_before=9.0) == []
-            assert not lease.any_waits(session, worker_class="default")
-            assert lease.any_waits(session, worker_class="h100")
-            claim = lease.claim_next(session, worker_class="h100", owner="w", ttl_seconds=5, now=10.0)
-        assert claim is not None
-        assert (claim.attempt, claim.fencing_number) == (attempt, attempt)
-        with database.transaction() as session:
-            assert lease.claim_next(session, worker_class="h100", owner="x", ttl_seconds=5, now=11.0) is None
-            assert not lease.expired(session, now=14.0)
-            assert lease.reap(session, max_attempts=2, now=14.0) == 0
-            assert lease.expired(session, now=16.0)
-            assert lease.reap(session, max_attempts=2, now=16.0) == 1
-        with database.transaction() as session, pytest.raises(lease.LeaseLostError):
-            lease.write(session, claim, progress={"doing": "nothing"})
-        with database.snapshot() as session, pytest.raises(lease.LeaseLostError):
-            lease.cancel_asked(session, claim)
-    ended = client.get(f"{REGISTRATIONS}/{made['id']}", headers=admin).json()
-    assert (ended["status"], ended["error"]["code"]) == ("failed", "worker_lost")
-    assert ended["finished_at"] == 16
-    assert abs(ended["created_at"] - time.time()) < 60
