@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from service.bases import lease
 from service.db import Database
+from service.jobs.transitions import LeaseLostError
 
 REGISTRATIONS = "/organization/base_registrations"
 
@@ -33,9 +34,9 @@ def test_leases(database: Database, client: TestClient, admin: dict[str, str], b
             assert lease.reap(session, max_attempts=2, now=14.0) == 0
             assert lease.expired(session, now=16.0)
             assert lease.reap(session, max_attempts=2, now=16.0) == 1
-        with database.transaction() as session, pytest.raises(lease.LeaseLostError):
+        with database.transaction() as session, pytest.raises(LeaseLostError):
             lease.write(session, claim, progress={"doing": "nothing"})
-        with database.snapshot() as session, pytest.raises(lease.LeaseLostError):
+        with database.snapshot() as session, pytest.raises(LeaseLostError):
             lease.cancel_asked(session, claim)
     ended = client.get(f"{REGISTRATIONS}/{made['id']}", headers=admin).json()
     assert (ended["status"], ended["error"]["code"]) == ("failed", "worker_lost")
