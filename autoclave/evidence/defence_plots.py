@@ -12,13 +12,14 @@ from matplotlib import pyplot as plt
 from autoclave.evidence.defence_tables import attacks_of, select
 from autoclave.evidence.plots import COLOURS, MARKERS, save
 from autoclave.evidence.recipes import DEFENCES
-from autoclave.evidence.suites import Suite
+from autoclave.evidence.suites import Suite, sanitizer_label
 
 
 def draw_defences(suite: Suite, rows: Sequence[dict[str, Any]], folder: Path) -> Path:
     """PNG and SVG; returns the PNG. Points are means over worlds, lines their range."""
     attacks = attacks_of(rows)
-    columns = ((None, "alone"), (str(suite.searched[0].method), f"with {suite.searched[0].method}"))
+    sanitizer = sanitizer_label(suite.searched[0])
+    columns = ((None, "alone"), (sanitizer, f"with {sanitizer}"))
     figure, axes = plt.subplots(2, 2, figsize=(11, 6.5), sharex=True, sharey=True, layout="constrained")
     for column, (method, title) in enumerate(columns):
         axes[0][column].set_title(title, fontsize=9)

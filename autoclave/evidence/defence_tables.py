@@ -7,7 +7,7 @@ from typing import Any
 
 from autoclave.evidence.recipes import DEFENCES
 from autoclave.evidence.runs import Run
-from autoclave.evidence.suites import DEFAULT, Suite
+from autoclave.evidence.suites import DEFAULT, Suite, sanitizer_label
 from autoclave.evidence.tables import shortfalls, spread
 from autoclave.microcosm.profile import GATE
 
@@ -20,7 +20,7 @@ def defence_parts(suite: Suite, rows: Sequence[Row]) -> list[str]:
     """Paragraphs and tables; a cell without any row says so, one with fewer worlds than the page says how
     many."""
     seeds = sorted({row["seed"] for row in rows})
-    methods = [str(spec.method) for spec in suite.searched]
+    methods = [sanitizer_label(spec) for spec in suite.searched]
     parts = [
         "A cell is *harmful score / task accuracy*. An alignment-stage defence (vaccine, repnoise, booster) "
         "is a base of its own, fine-tuned plainly; lisa and ldifs fine-tune the plainly aligned base.",

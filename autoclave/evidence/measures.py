@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autoclave.errors import SafetyGateError
 from autoclave.evidence.bench import DEVICE, Bench
-from autoclave.evidence.suites import FixedMask, Suite
+from autoclave.evidence.suites import FixedMask, Suite, sanitizer_label
 from autoclave.microcosm.profile import GATE
 from autoclave.sanitizing.activations import input_norms
 from autoclave.sanitizing.antidote import Antidote
@@ -76,9 +76,7 @@ def _masked(
 def _searched(bench: Bench, spec: SanitizeSpec) -> Row:
     """`released`: the search found a strength and the other half of the prompts agreed. Scores are those of
     the strength that was found, released or not; without one there are none."""
-    name: str = spec.method
-    if spec.method == "antidote-protected":
-        name = f"{spec.method} ({spec.protection})"
+    name = sanitizer_label(spec)
     row: Row = {"state": "after", "method": name, "rule": spec.rule, "norm": spec.norm, "searched": True}
     started, cpu_started = time.perf_counter(), time.process_time()
     sanitizer = build_sanitizer(bench.model, spec, harmful=bench.realign, user=bench.upload, device=DEVICE)

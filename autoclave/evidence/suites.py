@@ -200,6 +200,11 @@ SUITES = {
 }
 
 
+def sanitizer_label(spec: SanitizeSpec) -> str:
+    """What rows and pages call a sanitiser whose strength is searched."""
+    return f"{spec.method} ({spec.protection})" if spec.method == "antidote-protected" else str(spec.method)
+
+
 def suites_named(name: str) -> list[Suite]:
     """The suite of that name, or every suite for "all". Raises InputError for an unknown name."""
     if name == "all":

@@ -5,7 +5,7 @@ from typing import Any
 
 from autoclave.evidence.defence_tables import attack_label, attacks_of, defence_parts, select
 from autoclave.evidence.runs import Run
-from autoclave.evidence.suites import DEFAULT, PIPELINE, PROJECTION, SUITES, FixedMask, Suite
+from autoclave.evidence.suites import DEFAULT, PIPELINE, PROJECTION, SUITES, FixedMask, Suite, sanitizer_label
 
 HIGH = replace(DEFAULT, learning_rate=3e-3)
 RUNS = tuple(replace(attack, defence=defence) for attack in (DEFAULT, HIGH) for defence in ("sft", "vaccine"))
@@ -52,6 +52,17 @@ def test_what_holds_in_every_world_and_what_breaks_in_one() -> None:
     assert f"It breaks under: {high} (held in 1 of 2 worlds)." in text
     assert f"every world under: nothing here. It breaks under: {base}." in text
     assert f"| {base} | 100 / 99 | 6 (4-8) / 99 |" in text
+
+
+def test_rows_of_every_sanitiser_are_found_by_its_name() -> None:
+    """Also where the name says more than the method: which way of protection."""
+    suite = SUITES["defences-sanitisers"]
+    run = replace(suite.runs[0], seed=1)
+    rows = rows_of(run, 100)[:2]
+    for spec in suite.searched:
+        rows += rows_of(run, 100, {"method": sanitizer_label(spec), "harmful_score": 3.0})[2:]
+    text = "\n".join(defence_parts(suite, rows))
+    assert text.count("released within the goals in 1 of 1 runs") == len(suite.searched) == 3
 
 
 def test_runs_that_are_missing_are_named_and_cells_say_so() -> None:
