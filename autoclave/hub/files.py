@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from autoclave.disk_space import refuse_full_disk
 from autoclave.errors import InputError
 from autoclave.hub.asking import Wanted, asked, cache_folder
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _FEW = 5
 
 
@@ -52,10 +54,8 @@ def _missing_bytes(wanted: Wanted, file: str, cache: Path, endpoint: str | None)
             try_to_load_from_cache(wanted.repo_id, file, cache, commit, repo_type="dataset"), str
         )
 
-    if (cache / _folder(wanted.repo_id) / "snapshots" / wanted.revision).is_dir() and is_here(
-        wanted.revision
-    ):
-        return 0  # the revision is a commit, so nothing about it can have changed
+    if _COMMIT.fullmatch(wanted.revision) and is_here(wanted.revision):
+        return 0  # nothing about it can have changed
     info = HfApi(endpoint=endpoint).dataset_info(
         wanted.repo_id, revision=wanted.revision, files_metadata=True
     )
@@ -66,10 +66,6 @@ def _missing_bytes(wanted: Wanted, file: str, cache: Path, endpoint: str | None)
         return 0
     refuse_full_disk(cache, sizes[file], what=str(wanted))
     return sizes[file]
-
-
-def _folder(repo_id: str) -> str:
-    return f"datasets--{repo_id.replace('/', '--')}"
 
 
 def _has(file: str, names: list[str]) -> str:
