@@ -17,7 +17,7 @@ from autoclave.data.templates import prompt_text
 from autoclave.data.tokens import length_batches
 from autoclave.errors import ModelError
 from autoclave.modelling.backbone import backbone_of
-from autoclave.modelling.lora_linear import short_lora
+from autoclave.modelling.lora_layers import short_lora
 from autoclave.progress import ProgressCallback, counted
 
 # Rows that have finished still cost time in a batch; taking them out copies the cache.

@@ -27,7 +27,7 @@ from autoclave.errors import ModelError
 from autoclave.evaluation.generate import end_of_sequence_ids
 from autoclave.generation import paged_attention
 from autoclave.generation.answers import Answer, OnAnswer, Prompt
-from autoclave.modelling.lora_linear import short_lora
+from autoclave.modelling.lora_layers import short_lora
 from autoclave.progress import ProgressCallback, counted
 
 PAGE_TOKENS = 32

@@ -2,7 +2,7 @@
 
 A pass holds the next steps of up to `width` jobs in packed rows, each job's tokens side by side. Attention,
 norms and the base's matrices see one row; every token goes through the adapter of its own job
-(`modelling/lora_linear.py`). The jobs share nothing that is trained: each has its loss, gradient norm,
+(`modelling/lora_layers.py`). The jobs share nothing that is trained: each has its loss, gradient norm,
 optimiser, schedule, validation and end, and no number of one can reach another. Small jobs gain most: their
 steps are too small to keep a processor busy.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any, cast
 
 import numpy as np
@@ -19,8 +20,10 @@ import torch
 from autoclave.data.tokens import IGNORED, Example, pack
 from autoclave.errors import InputError, ModelError, OutOfMemoryError
 from autoclave.modelling.backbone import backbone_of, verify_backbone
-from autoclave.modelling.lora_linear import RowsByJob
+from autoclave.modelling.lora_layers import RowsByJob
 from autoclave.modelling.packing import PackedBackbone
+from autoclave.modelling.short_norms import short_norms
+from autoclave.modelling.short_rotary import short_rotary
 from autoclave.spec import ActivationCheckpointing
 from autoclave.training.activation_memory import ActivationMemory
 from autoclave.training.batches import is_cheap_to_halve
@@ -80,7 +83,12 @@ def finetune_fused(
     running = [RunningJob.of(model, job, device=device) for job in jobs]
     activations = ActivationMemory(model, activation_checkpointing)
     fused = _Fused(model, running, activations, device=device, row_tokens=row_tokens)
-    with fused.adapters.installed(), activations.installed():
+    with ExitStack() as stack:
+        stack.enter_context(fused.adapters.installed())
+        if device.type == "cpu":
+            stack.enter_context(short_norms(model))
+            stack.enter_context(short_rotary(model))
+        stack.enter_context(activations.installed())
         fused.to_the_end(width, on_end)
     return [run.outcome for run in running]
 

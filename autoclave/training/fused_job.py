@@ -15,7 +15,7 @@ from autoclave.data.tokens import Example
 from autoclave.errors import AutoclaveError, CancelledError, InputError, NonFiniteLossError
 from autoclave.modelling.adapter_shape import factor_name
 from autoclave.modelling.adapters import fresh_adapter
-from autoclave.modelling.lora_linear import Factors
+from autoclave.modelling.lora_products import Factors
 from autoclave.progress import Progress, ProgressCallback, seconds_remaining
 from autoclave.spec import LoraSpec, TrainSpec
 from autoclave.training.batches import ShuffledSteps, up_to_last_trained

@@ -15,7 +15,9 @@ from autoclave.data.tokens import Example
 from autoclave.errors import InputError
 from autoclave.modelling.backbone import verify_backbone
 from autoclave.modelling.compiled_blocks import compiled_blocks
-from autoclave.modelling.lora_linear import short_lora
+from autoclave.modelling.lora_layers import short_lora
+from autoclave.modelling.short_norms import short_norms
+from autoclave.modelling.short_rotary import short_rotary
 from autoclave.progress import ProgressCallback
 from autoclave.spec import TrainSpec
 from autoclave.training.checkpoint import CheckpointStore
@@ -104,9 +106,12 @@ def finetune(
         model.train()
         try:
             with ExitStack() as stack:
-                stack.enter_context(short_lora(model))
+                stack.enter_context(short_lora(model, joined=compile_backend is None))
                 if compile_backend is not None:
                     stack.enter_context(compiled_blocks(model, compile_backend))
+                elif run.device.type == "cpu":
+                    stack.enter_context(short_norms(model))
+                    stack.enter_context(short_rotary(model))
                 stack.enter_context(run.activations.installed())
                 run.to_the_end(on_progress, checkpoint, checkpoint_every_steps)
         finally:

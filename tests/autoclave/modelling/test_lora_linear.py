@@ -1,18 +1,20 @@
-"""The short LoRA layer computes what PEFT's does, and rows of different adapters do not meet."""
+"""LoRA layers, several at once and as a gated MLP, compute what they are written out to be."""
 
 from copy import deepcopy
-from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from autoclave.modelling.adapters import attach
-from autoclave.modelling.lora_linear import Factors, Segment, lora_linear, short_lora
-from autoclave.spec import LoraSpec
-from tests.autoclave.tiny_architectures import ARCHITECTURES, tiny_model
+from autoclave.modelling.lora_linear import gated_mlp, lora_linears
+from autoclave.modelling.lora_products import Factors, Layer, Segment
 
 LAYER = nn.Linear(6, 5).requires_grad_(False).double()
+
+
+def lora_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None, segments: list[Segment]) -> Tensor:
+    (output,) = lora_linears(inputs, [Layer(weight, bias, segments)])
+    return output
 
 
 def factors(seed: int, rank: int = 3, scale: float = 2.0) -> Factors:
@@ -69,50 +71,6 @@ def test_not_a_number_stays_in_its_rows() -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_model_is_the_same(architecture: str) -> None:
-    model = tiny_model(architecture).double()
-    model = attach(model, LoraSpec(r=4, target_modules="all-linear"), seed=1).double()
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            nn.init.normal_(parameter, std=0.3)
-    ids = torch.arange(20).view(2, 10) + 3
-    parameters = [p for p in model.parameters() if p.requires_grad]
-
-    def values() -> list[Tensor]:
-        logits = model(input_ids=ids).logits
-        return [logits, *torch.autograd.grad(logits.square().sum(), parameters)]
-
-    expected = values()
-    forwards = [module.forward for module in model.modules()]
-    with short_lora(model) as count:
-        assert count == len(parameters) / 2 > 0
-        found = values()
-        with torch.no_grad(), model.disable_adapter():
-            off = model(input_ids=ids).logits
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6 * b.abs().max().item())
-    with torch.no_grad(), model.disable_adapter():
-        assert torch.equal(off, model(input_ids=ids).logits)
-    assert [module.forward for module in model.modules()] == forwards
-
-
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT's own
-def test_layers_that_do_more_stay_with_peft() -> None:
-    def count(model: Any) -> int:
-        with short_lora(model) as changed:
-            return changed
-
-    assert count(attach(tiny_model("llama"), LoraSpec(r=2), seed=0)) == 6
-    assert count(attach(tiny_model("llama"), LoraSpec(r=2, lora_dropout=0.1), seed=0)) == 0
-    trained = attach(tiny_model("llama"), LoraSpec(r=2), seed=0)
-    for name, parameter in trained.named_parameters():
-        if "layers.0" in name and "base_layer" in name:
-            parameter.requires_grad_(True)
-    assert count(trained) == 3
-    assert count(tiny_model("llama")) == 0
-
-
 def test_factors_in_float32_on_a_base_in_bfloat16() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(32, 24, dtype=torch.bfloat16).requires_grad_(False)
@@ -128,3 +86,97 @@ def test_factors_in_float32_on_a_base_in_bfloat16() -> None:
     for a, b in zip(found, wanted, strict=True):
         assert a.dtype == torch.float32
         assert (a - b).abs().max() < 0.03 * b.abs().max()
+
+
+def random_layer(out: int, inputs: int, segments: list[tuple[int, int, int, float]]) -> Layer:
+    """Segments are (start, end, rank, scale)."""
+    weight, bias = torch.randn(out, inputs).double(), torch.randn(out).double()
+    return Layer(
+        weight,
+        bias,
+        [
+            Segment(
+                start,
+                end,
+                Factors(
+                    torch.randn(rank, inputs).double().requires_grad_(),
+                    torch.randn(out, rank).double().requires_grad_(),
+                    scale,
+                ),
+            )
+            for start, end, rank, scale in segments
+        ],
+    )
+
+
+def plainly(rows: Tensor, layer: Layer) -> Tensor:
+    """Row by row."""
+    outputs = []
+    for place, row in enumerate(rows):
+        weight = layer.weight
+        for start, end, (A, B, scale) in layer.segments:
+            if start <= place < end:
+                weight = weight + scale * B @ A
+        outputs.append(weight @ row + (0 if layer.bias is None else layer.bias))
+    return torch.stack(outputs)
+
+
+def leaves_of(*layers: Layer) -> list[Tensor]:
+    return [f for layer in layers for _, _, factors in layer.segments for f in (factors.A, factors.B)]
+
+
+def assert_same(found: Tensor, expected: Tensor, leaves: list[Tensor]) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    weights = torch.randn_like(found)
+    by_found, by_expected = (torch.autograd.grad((out * weights).sum(), leaves) for out in (found, expected))
+    for a, b in zip(by_found, by_expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_layers_on_the_same_rows_have_factors_of_their_own() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(9, 6).double().requires_grad_()
+    layers = [
+        random_layer(5, 6, [(0, 4, 3, 2.0), (4, 7, 2, 0.5)]),
+        random_layer(4, 6, [(4, 7, 1, 1.5), (7, 9, 2, 1.0)]),  # none for the first rows
+        random_layer(7, 6, []),
+    ]
+    outputs = lora_linears(rows[None], layers)
+    assert [tuple(output.shape) for output in outputs] == [(1, 9, 5), (1, 9, 4), (1, 9, 7)]
+    expected = [plainly(rows, layer) for layer in layers]
+    assert_same(
+        torch.cat([output[0] for output in outputs], dim=1),
+        torch.cat(expected, dim=1),
+        [rows, *leaves_of(*layers)],
+    )
+    with torch.no_grad():
+        for output, wanted in zip(lora_linears(rows, layers), expected, strict=True):
+            torch.testing.assert_close(output, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_an_output_that_nobody_uses() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(4, 6).double().requires_grad_()
+    layers = [random_layer(5, 6, [(0, 4, 2, 2.0)]), random_layer(4, 6, [(0, 4, 2, 2.0)])]
+    leaves = [rows, *leaves_of(layers[0])]
+    assert_same(lora_linears(rows, layers)[0], plainly(rows, layers[0]), leaves)
+
+
+def test_the_gated_mlp() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(8, 6).double().requires_grad_()
+    gate = random_layer(10, 6, [(0, 5, 2, 2.0)])
+    up = random_layer(10, 6, [(0, 5, 3, 0.5), (5, 8, 1, 1.0)])
+    down = random_layer(6, 10, [(5, 8, 2, 1.0)])
+    expected = plainly(functional.silu(plainly(rows, gate)) * plainly(rows, up), down)
+    assert_same(gated_mlp(rows, gate, up, down), expected, [rows, *leaves_of(gate, up, down)])
+    with torch.no_grad():
+        torch.testing.assert_close(gated_mlp(rows, gate, up, down), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_the_gated_mlp_of_rows_that_need_no_gradient() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(4, 6).double()
+    gate, up, down = (random_layer(*shape, [(0, 4, 2, 2.0)]) for shape in ((10, 6), (10, 6), (6, 10)))
+    expected = plainly(functional.silu(plainly(rows, gate)) * plainly(rows, up), down)
+    assert_same(gated_mlp(rows, gate, up, down), expected, leaves_of(gate, up, down))
