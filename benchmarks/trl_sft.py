@@ -17,14 +17,16 @@ the data), loss on answers alone, LoRA r=16 on all linear layers, the same chats
   many tokens as 16 chats).
 
 Useful tokens are those of chats, without padding; time is that of the training loop, processor time beside
-it. Preparation is timed apart: ours from chats to token arrays and rows, TRL's from a dataset to a trainer.
-Writes `trl_sft.json`.
+it. Every run has a process of its own. Ours runs before and after each run of TRL's, which is compared with
+the mean of the two; ratios are medians over the rounds. Preparation is timed apart: ours from chats to token
+arrays and rows, TRL's from a dataset to a trainer. Writes `trl_sft.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import json
 import logging
 import os
@@ -33,7 +35,9 @@ import sys
 import tempfile
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +62,8 @@ TEMPLATE = (
 Chats = list[tuple[str, str]]
 Times = tuple[float, float]
 """Wall and processor seconds."""
+Way = tuple[Any, tuple[Any, ...], tuple[Any, ...]]
+"""What is run, the arguments of a small run before, and those of the run that is timed."""
 
 
 def main() -> int:
@@ -68,24 +74,23 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=folder_for, help="folder for trl_sft.json")
     arguments = parser.parse_args()
-    quiet()
     chats = mixed(arguments.data, max(arguments.chats, arguments.prepare_chats))
     tokenizer = trained_tokenizer(chats)
     few = chats[: arguments.chats]
     encoded = encoded_chats(tokenizer, few)
     useful = sum(len(example) for example in encoded.examples)
     trained = sum(int((example.labels[1:] >= 0).sum()) for example in encoded.examples)
-    train_ours(encoded_chats(tokenizer, chats[:BATCH]))  # first calls are slower
-    train_trl(tokenizer, chats[:BATCH], packed=True)
+    few_encoded = encoded_chats(tokenizer, chats[:BATCH])
     train = {
-        "ours": lambda: train_ours(encoded),
-        "trl defaults": lambda: train_trl(tokenizer, few, packed=False),
-        "trl packed": lambda: train_trl(tokenizer, few, packed=True),
+        "ours": (train_ours, (few_encoded,), (encoded,)),
+        "trl defaults": (train_trl, (tokenizer, chats[:BATCH], False), (tokenizer, few, False)),
+        "trl packed": (train_trl, (tokenizer, chats[:BATCH], True), (tokenizer, few, True)),
     }
+    many = chats[: arguments.prepare_chats]
     prepare = {
-        "ours": lambda: prepare_ours(tokenizer, chats[: arguments.prepare_chats]),
-        "trl defaults": lambda: prepare_trl(tokenizer, chats[: arguments.prepare_chats], packed=False),
-        "trl packed": lambda: prepare_trl(tokenizer, chats[: arguments.prepare_chats], packed=True),
+        "ours": (prepare_ours, (tokenizer, chats[:BATCH]), (tokenizer, many)),
+        "trl defaults": (prepare_trl, (tokenizer, chats[:BATCH], False), (tokenizer, many, False)),
+        "trl packed": (prepare_trl, (tokenizer, chats[:BATCH], True), (tokenizer, many, True)),
     }
     training, preparation = in_turn(train, arguments.repeats), in_turn(prepare, arguments.repeats)
     seconds = training["seconds"]
@@ -221,7 +226,7 @@ def trainer_of(tokenizer: Any, chats: Chats, folder: str, *, packed: bool) -> An
     )
 
 
-def train_trl(tokenizer: Any, chats: Chats, *, packed: bool) -> Times:
+def train_trl(tokenizer: Any, chats: Chats, packed: bool) -> Times:
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(tokenizer, chats, folder, packed=packed)
         clock = Clock()
@@ -237,7 +242,7 @@ def prepare_ours(tokenizer: Any, chats: Chats) -> Times:
     return time.perf_counter() - began, time.process_time() - processor
 
 
-def prepare_trl(tokenizer: Any, chats: Chats, *, packed: bool) -> Times:
+def prepare_trl(tokenizer: Any, chats: Chats, packed: bool) -> Times:
     """What the trainer does to a dataset; the model is made before."""
     from trl import SFTTrainer
 
@@ -260,22 +265,51 @@ def prepare_trl(tokenizer: Any, chats: Chats, *, packed: bool) -> Times:
     return times[0]
 
 
-def in_turn(ways: dict[str, Any], repeats: int) -> dict[str, Any]:
-    found: dict[str, list[Times]] = {way: [] for way in ways}
+def in_turn(ways: dict[str, Way], repeats: int) -> dict[str, Any]:
+    """Ours before and after every other way: a machine that is shared is faster and slower within minutes, so
+    each way is compared with the mean of the two beside it."""
+    others = [way for way in ways if way != "ours"]
+    found: dict[str, list[Times]] = {"ours": [alone(*ways["ours"])], **{way: [] for way in others}}
+    ratios: dict[str, list[Times]] = {way: [] for way in others}
     for _ in range(repeats):
-        for way, run in ways.items():
-            found[way].append(run())
-    wall, processor = (
-        {way: statistics.median(times[kind] for times in all_) for way, all_ in found.items()}
-        for kind in (0, 1)
-    )
+        for way in others:
+            found[way].append(alone(*ways[way]))
+            found["ours"].append(alone(*ways["ours"]))
+            before, after = found["ours"][-2:]
+            wall, processor = (2 * found[way][-1][kind] / (before[kind] + after[kind]) for kind in (0, 1))
+            ratios[way].append((wall, processor))
     return {
-        "seconds": {way: round(value, 3) for way, value in wall.items()},
-        "processor_seconds": {way: round(value, 3) for way, value in processor.items()},
-        "times_faster": {way: round(value / wall["ours"], 2) for way, value in wall.items()},
-        "times_less_processor": {
-            way: round(value / processor["ours"], 2) for way, value in processor.items()
+        "seconds": medians(found, 0, 3),
+        "processor_seconds": medians(found, 1, 3),
+        "times_faster": medians(ratios, 0, 2),
+        "lowest_and_highest": {
+            way: [round(choose(wall for wall, _ in all_), 2) for choose in (min, max)]
+            for way, all_ in ratios.items()
         },
+        "times_less_processor": medians(ratios, 1, 2),
+    }
+
+
+def alone(run: Any, first: tuple[Any, ...], arguments: tuple[Any, ...]) -> Times:
+    """In a process of its own, as a user runs it: after a run of TRL the same memory is given back and asked
+    for anew in every step, which made ours a fifth slower in the same process. `first` is a small run, which
+    is not timed: first calls are slower."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        times: Times = pool.submit(second_of_two, run, first, arguments).result()
+    return times
+
+
+def second_of_two(run: Any, first: tuple[Any, ...], arguments: tuple[Any, ...]) -> Times:
+    quiet()
+    run(*first)
+    gc.collect()
+    times: Times = run(*arguments)
+    return times
+
+
+def medians(found: dict[str, list[Times]], kind: int, digits: int) -> dict[str, float]:
+    return {
+        way: round(statistics.median(times[kind] for times in all_), digits) for way, all_ in found.items()
     }
 
 
