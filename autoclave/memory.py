@@ -4,10 +4,10 @@
                  in NF4 (QLoRA) 0.516 per parameter of the linear layers, and the largest of them once in full
     adapter      4 bytes per LoRA parameter: r * (in + out) per adapted layer
     optimizer    12 bytes per LoRA parameter: its gradient and AdamW's two moments, float32
-    activations  per token of a forward pass: b * (L * (8 h + 4 i) + 3 m r) for what the L decoder layers and
+    activations  per token of a forward pass: b * (L * (8 h + 3 i) + 3 m r) for what the L decoder layers and
                  m adapters keep for the backward pass; and 12 V for the logits of as many tokens as have
                  them at once (training/head_loss.py). With activation checkpointing the blocks keep their
-                 inputs, and one of them everything: b * (L h + 8 h + 4 i + 3 m r / L)
+                 inputs, and one of them everything: b * (L h + 8 h + 3 i + 3 m r / L)
 
     defence      what the method keeps beside that (0 for plain training), for P LoRA parameters, t tokens of
                  a forward pass and T of a whole step:
@@ -24,9 +24,10 @@ pass has at most min(micro_batch_tokens, batch_size * longest row) tokens, and n
 row. An upper bound: passes are usually cut smaller (packed rows come closest to it), and only trained tokens
 have logits. What Python and its libraries take before anything is loaded is not in it.
 
-On a CPU the activations count twice: glibc's allocator keeps what is freed between layers. Measured on the
-shipped base, 16 rows of 500 tokens: 1,047 MB, and 466 MB with MALLOC_MMAP_THRESHOLD_=65536, which hands it
-back; the formula alone gives 497 MB (tests/autoclave/test_memory.py holds both to a factor of 1.5).
+On a CPU the activations count one and a half times: glibc's allocator keeps what is freed between layers.
+Measured on the shipped base, 16 rows of 500 tokens: 504 MB, and 384 MB with MALLOC_MMAP_THRESHOLD_=65536,
+which hands it back; the formula alone gives 424 MB (tests/autoclave/test_memory.py holds both to a factor of
+1.5). An MLP that is not of the SwiGLU kind, and one whose LoRA has dropout, keeps i more per layer.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ from autoclave.spec import (
 Device = Literal["cpu", "cuda"]
 Shapes = dict[str, tuple[int, ...]]
 _BYTES_PER_NUMBER: dict[Device, int] = {"cpu": 4, "cuda": 2}
-_KEPT_BY_ALLOCATOR: dict[Device, int] = {"cpu": 2, "cuda": 1}
+_KEPT_BY_ALLOCATOR: dict[Device, float] = {"cpu": 1.5, "cuda": 1}
 # How many the loss computes at once. On a CPU they should stay near its caches; a GPU wants large products.
 LOGITS_AT_ONCE: dict[Device, int] = {"cpu": 2**23, "cuda": 2**27}
 NF4_BLOCK = 64
@@ -150,7 +151,7 @@ def estimate_memory(
     intermediate = max(max(s) for n, s in shapes.items() if len(s) == 2 and s != embedding)
     num_layers = len({part for name in shapes if (part := _layer_of(name)) is not None})
     tokens = max(longest_row, min(train.micro_batch_tokens, train.batch_size * longest_row))
-    of_blocks = num_layers * (8 * hidden + 4 * intermediate) + 3 * len(layers) * lora.r
+    of_blocks = num_layers * (8 * hidden + 3 * intermediate) + 3 * len(layers) * lora.r
     if train.activation_checkpointing == "on" if checkpointing is None else checkpointing:
         of_blocks = num_layers * hidden + math.ceil(of_blocks / max(1, num_layers))
     per_token = width * of_blocks
@@ -159,7 +160,7 @@ def estimate_memory(
         base -= _saved_by_nf4(shapes, width)
     adapter, optimizer = 4 * lora_parameters, 12 * lora_parameters
     logits = 12 * min(tokens * vocabulary, LOGITS_AT_ONCE[device])
-    activations = _KEPT_BY_ALLOCATOR[device] * (tokens * per_token + logits)
+    activations = math.ceil(_KEPT_BY_ALLOCATOR[device] * (tokens * per_token + logits))
     copies, kept = _extra(
         method,
         per_layer=num_layers * hidden,
@@ -170,7 +171,7 @@ def estimate_memory(
         hidden=hidden,
         width=width,
     )
-    defence = copies * 4 * lora_parameters + _KEPT_BY_ALLOCATOR[device] * kept
+    defence = copies * 4 * lora_parameters + math.ceil(_KEPT_BY_ALLOCATOR[device] * kept)
     total = base + adapter + optimizer + activations + defence
     return MemoryEstimate(base, adapter, optimizer, activations, defence, total)
 

@@ -29,7 +29,6 @@ from autoclave.training.activation_memory import ActivationMemory
 from autoclave.training.batches import is_cheap_to_halve
 from autoclave.training.fused_job import FusedJob, Outcome, RunningJob
 from autoclave.training.head_loss import token_losses
-from autoclave.training.heap import kept_heap
 from autoclave.training.micro_batches import with_less_memory
 
 OnEnd = Callable[[int, Outcome], None]
@@ -89,7 +88,6 @@ def finetune_fused(
         if device.type == "cpu":
             stack.enter_context(short_norms(model))
             stack.enter_context(short_rotary(model))
-            stack.enter_context(kept_heap())
         stack.enter_context(activations.installed())
         fused.to_the_end(width, on_end)
     return [run.outcome for run in running]

@@ -21,7 +21,6 @@ from autoclave.modelling.short_rotary import short_rotary
 from autoclave.progress import ProgressCallback
 from autoclave.spec import TrainSpec
 from autoclave.training.checkpoint import CheckpointStore
-from autoclave.training.heap import kept_heap
 from autoclave.training.objective import Objective
 from autoclave.training.ranks import ALONE, Ranks
 from autoclave.training.result import TrainResult
@@ -113,8 +112,6 @@ def finetune(
                 elif run.device.type == "cpu":
                     stack.enter_context(short_norms(model))
                     stack.enter_context(short_rotary(model))
-                if run.device.type == "cpu":
-                    stack.enter_context(kept_heap())
                 stack.enter_context(run.activations.installed())
                 run.to_the_end(on_progress, checkpoint, checkpoint_every_steps)
         finally:
